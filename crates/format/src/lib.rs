@@ -1,0 +1,25 @@
+//! Every byte layout of the integrity subsystem and the policy text, as types: it decides nothing and opens nothing.
+//!
+//! One concept, one file: each names the kernel source or the specification that its layout comes from. Bytes from
+//! outside never panic here: every reader returns an error that says what was found, what was needed, and where.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod audit;
+pub mod elf;
+pub mod hash;
+pub mod label;
+pub mod measurement_list;
+pub mod pcr;
+pub mod policy;
+pub mod signature;
+pub mod template;
