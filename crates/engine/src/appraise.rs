@@ -1,0 +1,294 @@
+//! Does a file's label match its content?
+//!
+//! The order of the questions is the kernel's, and so are the statuses and the words for each cause, which are what its
+//! audit records say. EVM is not consulted here: its verdict is *unknown*, as in a kernel without an EVM key.
+//!
+//! Source: `ima_appraise_measurement`, `xattr_verify`, security/integrity/ima/ima_appraise.c.
+
+use crate::keyring::{Keyring, VerifyError};
+use imara_format::hash::Digest;
+use imara_format::label;
+use imara_format::signature::Signature;
+use std::fmt;
+
+/// What an appraisal found; only [`IntegrityStatus::Pass`] lets a file be used in enforce mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IntegrityStatus {
+    /// The label matches.
+    Pass,
+    /// The label does not match.
+    Fail,
+    /// There is no label.
+    NoLabel,
+    /// The label is none that can be judged.
+    Unknown,
+}
+
+/// Why an appraisal did not pass, in the kernel's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// There is no `security.ima`.
+    MissingHash,
+    /// A signature is needed and there is none.
+    ImaSignatureRequired,
+    /// An fs-verity signature is needed and there is none.
+    VeritySignatureRequired,
+    /// The digest in the label is not the content's.
+    InvalidHash,
+    /// The signature does not verify, or its key is not known.
+    InvalidSignature,
+    /// The signature's version does not belong to its type.
+    InvalidSignatureVersion,
+    /// The fs-verity signature does not verify.
+    InvalidVeritySignature,
+    /// The label's type is unknown.
+    UnknownImaData,
+    /// `security.ima` could not be read, or not judged.
+    Unknown,
+    /// The label's hash algorithm is not one that the rule allows.
+    DeniedHashAlgorithm,
+    /// The content could not be read.
+    CollectFailed,
+    /// The measurement could not be recorded.
+    MeasureFailed,
+    /// A signed file is opened for writing.
+    Immutable,
+    /// Somebody can write to what is to be run, or did while it was judged.
+    Writers,
+}
+
+impl Cause {
+    /// The words of the kernel's audit records.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::MissingHash => "missing-hash",
+            Self::ImaSignatureRequired => "IMA-signature-required",
+            Self::VeritySignatureRequired => "verity-signature-required",
+            Self::InvalidHash => "invalid-hash",
+            Self::InvalidSignature => "invalid-signature",
+            Self::InvalidSignatureVersion => "invalid-signature-version",
+            Self::InvalidVeritySignature => "invalid-verity-signature",
+            Self::UnknownImaData => "unknown-ima-data",
+            Self::Unknown => "unknown",
+            Self::DeniedHashAlgorithm => "denied-hash-algorithm",
+            Self::CollectFailed => "failed",
+            Self::MeasureFailed => "measurement-failed",
+            Self::Immutable => "signed-file-opened-for-writing",
+            Self::Writers => "mmapped_writers",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.words())
+    }
+}
+
+/// What a rule asks of the label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Requirement {
+    /// `appraise_type=imasig`: a digest is not enough.
+    pub signature: bool,
+    /// `digest_type=verity`.
+    pub verity: bool,
+}
+
+/// An appraisal's result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Appraisal {
+    /// The status.
+    pub status: IntegrityStatus,
+    /// Why it is not [`IntegrityStatus::Pass`].
+    pub cause: Option<Cause>,
+    /// What the key said, where a signature was tried.
+    pub signature_error: Option<VerifyError>,
+    /// Whether the label is a signature: such a file may not be opened for writing.
+    pub immutable: bool,
+    /// Whether a fix may write a digest label in place of this one.
+    pub fixable: bool,
+}
+
+impl Appraisal {
+    const fn pass(immutable: bool) -> Self {
+        Self { status: IntegrityStatus::Pass, cause: None, signature_error: None, immutable, fixable: false }
+    }
+
+    const fn not(status: IntegrityStatus, cause: Cause, immutable: bool) -> Self {
+        Self { status, cause: Some(cause), signature_error: None, immutable, fixable: true }
+    }
+}
+
+const SIGNATURE: u8 = 3;
+const VERITY_SIGNATURE: u8 = 6;
+
+/// Appraises content whose digest is `digest` by its label.
+///
+/// `new` says that the very open that asks has created the file; such a file has no label yet and passes, unless a
+/// signature is required and it has content.
+pub fn appraise(
+    label: Option<&[u8]>,
+    digest: &Digest,
+    empty: bool,
+    new: bool,
+    requirement: Requirement,
+    keys: &Keyring,
+) -> Appraisal {
+    let needed = match requirement {
+        Requirement { signature: true, verity: true } => Some(Cause::VeritySignatureRequired),
+        Requirement { signature: true, verity: false } => Some(Cause::ImaSignatureRequired),
+        Requirement { signature: false, verity: _ } => None,
+    };
+    let Some(label) = label.filter(|label| !label.is_empty()) else {
+        if new && (needed.is_none() || empty) {
+            return Appraisal::pass(false);
+        }
+        return Appraisal::not(IntegrityStatus::NoLabel, needed.unwrap_or(Cause::MissingHash), false);
+    };
+    if let Some(expected) = label::digest_part(label) {
+        return match needed {
+            Some(cause) => Appraisal::not(IntegrityStatus::Fail, cause, false),
+            None if expected.starts_with(digest.as_bytes()) => Appraisal::pass(false),
+            None => Appraisal::not(IntegrityStatus::Fail, Cause::InvalidHash, false),
+        };
+    }
+    let appraisal = match label[0] {
+        SIGNATURE if requirement.signature && requirement.verity => {
+            Appraisal::not(IntegrityStatus::Fail, Cause::VeritySignatureRequired, true)
+        }
+        SIGNATURE => verify(label, digest, keys),
+        VERITY_SIGNATURE if requirement.signature && !requirement.verity => {
+            Appraisal::not(IntegrityStatus::Fail, Cause::ImaSignatureRequired, true)
+        }
+        // A version 3 signature is over a structure that holds an fs-verity digest; the file's own never matches it.
+        VERITY_SIGNATURE if label.get(1) != Some(&3) => {
+            Appraisal::not(IntegrityStatus::Fail, Cause::InvalidSignatureVersion, true)
+        }
+        VERITY_SIGNATURE => Appraisal::not(IntegrityStatus::Fail, Cause::InvalidVeritySignature, true),
+        _ => Appraisal::not(IntegrityStatus::Unknown, Cause::UnknownImaData, false),
+    };
+    // The kernel's fix mode never replaces a signature of type 3.
+    Appraisal { fixable: label[0] != SIGNATURE, ..appraisal }
+}
+
+fn verify(label: &[u8], digest: &Digest, keys: &Keyring) -> Appraisal {
+    if label.get(1).is_some_and(|version| *version >= 3) {
+        return Appraisal::not(IntegrityStatus::Fail, Cause::InvalidSignatureVersion, true);
+    }
+    if label.get(1) == Some(&0) {
+        // No signature support at all: what the kernel answers for a version that never was.
+        return Appraisal::not(IntegrityStatus::Unknown, Cause::Unknown, true);
+    }
+    match Signature::parse(label) {
+        Ok(Signature::V2(signature)) => match keys.verify(&signature, digest) {
+            Ok(_) => Appraisal::pass(true),
+            Err(error) => Appraisal {
+                signature_error: Some(error),
+                ..Appraisal::not(IntegrityStatus::Fail, Cause::InvalidSignature, true)
+            },
+        },
+        // Version 1 needs keys of another kind, which no keyring of ours holds.
+        Ok(Signature::V1(_) | Signature::V3(_)) | Err(_) => {
+            Appraisal::not(IntegrityStatus::Fail, Cause::InvalidSignature, true)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{self, KeyType, SigningKey};
+    use imara_format::hash::HashAlgorithm::{self, Sha1, Sha256};
+
+    fn digest(algorithm: HashAlgorithm, content: &[u8]) -> Digest {
+        crypto::hash(algorithm, &[content]).unwrap()
+    }
+
+    #[test]
+    fn the_verdict_on_each_kind_of_label_is_the_kernels() {
+        let (content, other) = (digest(Sha256, b"content"), digest(Sha256, b"other"));
+        let key = SigningKey::generate(KeyType::P256).unwrap();
+        let stranger = SigningKey::generate(KeyType::P256).unwrap();
+        let keys: Keyring = [key.public_key().unwrap()].into_iter().collect();
+        let sign = |digest, key| crate::label::sign(digest, key, None).unwrap();
+        let hash = Requirement::default();
+        let imasig = Requirement { signature: true, verity: false };
+        let sigv3 = Requirement { signature: true, verity: true };
+        let good = sign(&content, &key);
+        let version = |number| [&good[..1], &[number], &good[2..]].concat();
+        let short = |label: &[u8]| label[..label.len() - 1].to_vec();
+        let digest_label = label::encode_digest(&content);
+        let padded = [digest_label.as_slice(), &[7; 9]].concat();
+        let pass = (IntegrityStatus::Pass, None);
+        let fail = |cause| (IntegrityStatus::Fail, Some(cause));
+        use Cause as C;
+        for (name, label, requirement, expected) in [
+            ("no label", None, hash, (IntegrityStatus::NoLabel, Some(C::MissingHash))),
+            ("empty label", Some(vec![]), hash, (IntegrityStatus::NoLabel, Some(C::MissingHash))),
+            ("no label, imasig", None, imasig, (IntegrityStatus::NoLabel, Some(C::ImaSignatureRequired))),
+            ("no label, sigv3", None, sigv3, (IntegrityStatus::NoLabel, Some(C::VeritySignatureRequired))),
+            ("good hash", Some(digest_label.clone()), hash, pass),
+            ("good hash with bytes behind it", Some(padded), hash, pass),
+            ("good hash, imasig", Some(digest_label.clone()), imasig, fail(C::ImaSignatureRequired)),
+            ("good hash, sigv3", Some(digest_label.clone()), sigv3, fail(C::VeritySignatureRequired)),
+            ("other hash", Some(label::encode_digest(&other)), hash, fail(C::InvalidHash)),
+            ("cut hash", Some(short(&digest_label)), hash, fail(C::InvalidHash)),
+            ("hash type alone", Some(vec![4]), hash, fail(C::InvalidHash)),
+            ("good signature", Some(good.clone()), hash, pass),
+            ("good signature, imasig", Some(good.clone()), imasig, pass),
+            ("good signature, sigv3", Some(good.clone()), sigv3, fail(C::VeritySignatureRequired)),
+            ("signature of other content", Some(sign(&other, &key)), imasig, fail(C::InvalidSignature)),
+            ("a stranger's signature", Some(sign(&content, &stranger)), imasig, fail(C::InvalidSignature)),
+            ("cut signature", Some(short(&good)), imasig, fail(C::InvalidSignature)),
+            ("signature type alone", Some(vec![3]), imasig, fail(C::InvalidSignature)),
+            ("version 3", Some(version(3)), imasig, fail(C::InvalidSignatureVersion)),
+            ("version 255", Some(version(255)), hash, fail(C::InvalidSignatureVersion)),
+            ("version 1", Some(version(1)), hash, fail(C::InvalidSignature)),
+            ("version 0", Some(version(0)), hash, (IntegrityStatus::Unknown, Some(C::Unknown))),
+            ("verity signature, imasig", Some(vec![6, 3, 4]), imasig, fail(C::ImaSignatureRequired)),
+            ("verity signature", Some(vec![6, 3, 4]), hash, fail(C::InvalidVeritySignature)),
+            ("verity signature, version 2", Some(vec![6, 2, 4]), hash, fail(C::InvalidSignatureVersion)),
+            ("EVM's HMAC", Some(vec![2; 21]), hash, (IntegrityStatus::Unknown, Some(C::UnknownImaData))),
+            ("unknown type", Some(vec![0]), hash, (IntegrityStatus::Unknown, Some(C::UnknownImaData))),
+        ] {
+            let appraisal = appraise(label.as_deref(), &content, false, false, requirement, &keys);
+            assert_eq!((appraisal.status, appraisal.cause), expected, "{name}");
+            let signature = label.as_ref().is_some_and(|label| matches!(label.first(), Some(3 | 6)));
+            assert_eq!(appraisal.immutable, signature, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_the_open_itself_made_passes_unless_a_signature_is_due_for_content() {
+        let (content, keys) = (digest(Sha1, b""), Keyring::new());
+        let imasig = Requirement { signature: true, verity: false };
+        for (requirement, empty, expected) in [
+            (Requirement::default(), false, IntegrityStatus::Pass),
+            (imasig, true, IntegrityStatus::Pass),
+            (imasig, false, IntegrityStatus::NoLabel),
+        ] {
+            assert_eq!(appraise(None, &content, empty, true, requirement, &keys).status, expected);
+        }
+    }
+
+    #[test]
+    fn a_fix_replaces_anything_but_a_signature() {
+        let (content, keys) = (digest(Sha1, b""), Keyring::new());
+        for (label, fixable) in
+            [(None, true), (Some(&[1; 21][..]), true), (Some(&[6, 3]), true), (Some(&[3, 2]), false)]
+        {
+            let appraisal = appraise(label, &content, false, false, Requirement::default(), &keys);
+            assert_eq!(appraisal.fixable, fixable, "{label:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_label_is_judged_without_a_panic_and_never_passes_by_chance(label: Vec<u8>) {
+            let content = digest(Sha256, b"content");
+            let keys = Keyring::new();
+            let appraisal = appraise(Some(&label), &content, false, false, Requirement::default(), &keys);
+            assert_ne!(appraisal.status, IntegrityStatus::Pass);
+        }
+    }
+}

@@ -1,0 +1,1055 @@
+//! The seven steps of one event: decide, remember, collect, measure, appraise, audit, verdict.
+//!
+//! One direction: a step takes the previous step's type and returns the next one's. A file is measured before it is
+//! appraised, so that a refused file is on record. Whatever goes wrong on the way becomes a refusal in enforce mode, in
+//! `Checker::fail` and nowhere else.
+//!
+//! Source: `process_measurement`, security/integrity/ima/ima_main.c.
+
+use crate::appraise::{self, Appraisal, Cause, Requirement};
+use crate::audit::{AuditRecord, AuditSink, TaskIdentity};
+use crate::cache::{Cache, InodeId, Record, SETTLED, Stamp};
+use crate::keyring::Keyring;
+use crate::measure::{MeasureError, Measured, MeasurementLog};
+use crate::policy::{CompiledPolicy, Decision, Event, FileFacts, Slot, Subject};
+use imara_format::hash::{Digest, HashAlgorithm};
+use imara_format::label;
+use imara_format::policy::{Class, Func, Mask};
+use imara_format::template::Template;
+use std::collections::HashSet;
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// The file behind an event, by its descriptor.
+pub trait File {
+    /// The inode.
+    fn id(&self) -> InodeId;
+    /// Its state now.
+    ///
+    /// # Errors
+    /// What stat(2) says.
+    fn stamp(&self) -> io::Result<Stamp>;
+    /// What a policy asks about it.
+    fn facts(&self) -> FileFacts<'_>;
+    /// An extended attribute; `None` where it has none by that name.
+    ///
+    /// # Errors
+    /// What getxattr(2) says.
+    fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+    /// Writes an extended attribute.
+    ///
+    /// # Errors
+    /// What setxattr(2) says.
+    fn set_xattr(&self, name: &str, value: &[u8]) -> io::Result<()>;
+    /// The content's digest.
+    ///
+    /// # Errors
+    /// What reading says; `Unsupported` for an algorithm that cannot be computed.
+    fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest>;
+    /// The path, for people and for the list.
+    fn path(&self) -> Vec<u8>;
+    /// Whether nobody can write to it now; `None` where that cannot be told.
+    fn nobody_writes(&self) -> Option<bool>;
+    /// Whether every change shows in its times, stores through mappings included.
+    fn times_tell(&self) -> bool;
+}
+
+/// The task behind an event.
+pub trait Task: Subject {
+    /// Who it is, for the records.
+    fn identity(&self) -> TaskIdentity;
+}
+
+/// A question that the kernel's IMA would ask at this point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Which.
+    pub func: Func,
+    /// The access, `MAY_*` bits.
+    pub mask: u8,
+}
+
+/// One access to one file, which may stand for several hooks.
+#[derive(Clone, Copy)]
+pub struct Access<'a> {
+    /// The file.
+    pub file: &'a dyn File,
+    /// The task.
+    pub task: &'a dyn Task,
+    /// Whether this very open has created the file.
+    pub created: bool,
+    /// Whether the task opens the file for writing.
+    pub writes: bool,
+    /// The time when the event came, in nanoseconds since 1970.
+    pub now: i128,
+}
+
+/// May the access go on?
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Allow,
+    /// It may not.
+    Deny(Cause),
+}
+
+/// What a bad appraisal leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    /// Nothing is appraised.
+    Off = 0,
+    /// It is recorded.
+    Log = 1,
+    /// It is recorded, and a digest label is written where no signature is in the way.
+    Fix = 2,
+    /// The access is refused.
+    Enforce = 3,
+}
+
+impl Mode {
+    /// All, in ascending strictness.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Log, Self::Fix, Self::Enforce];
+
+    /// As `ima_appraise=` spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Log => "log",
+            Self::Fix => "fix",
+            Self::Enforce => "enforce",
+        }
+    }
+
+    /// The mode of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+}
+
+/// What happened since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Accesses asked about.
+    pub accesses: AtomicU64,
+    /// Files hashed.
+    pub collected: AtomicU64,
+    /// Accesses that did not pass their appraisal.
+    pub failed: AtomicU64,
+    /// Accesses refused.
+    pub denied: AtomicU64,
+    /// Steps that went wrong: content that could not be read, entries that could not be listed or extended.
+    pub measure_errors: AtomicU64,
+}
+
+/// IMA.
+pub struct Checker {
+    policy: RwLock<Arc<CompiledPolicy>>,
+    keys: Keyring,
+    log: Arc<MeasurementLog>,
+    template: Template,
+    cache: Cache,
+    mode: AtomicU8,
+    audit: Box<dyn AuditSink>,
+    /// Inodes whose digest label follows their content, once the last writer has gone.
+    maintained: Mutex<HashSet<InodeId>>,
+    /// Inodes whose present writer has been listed as a violation.
+    violated: Mutex<HashSet<InodeId>>,
+    /// What happened since the start.
+    pub counters: Counters,
+}
+
+/// How many inodes' labels are followed at most. Beyond that the oldest knowledge goes, and such a file must be labelled
+/// by hand after a change.
+const MAINTAINED: usize = 1 << 20;
+
+/// Step 1's result.
+struct Decided {
+    hook: Hook,
+    decision: Decision,
+}
+
+/// Step 2's result: what is still to do.
+struct Pending {
+    decided: Decided,
+    record: Record,
+    measure: Option<u32>,
+    appraise: bool,
+    audit: bool,
+}
+
+/// Step 3's result.
+struct Collected {
+    pending: Pending,
+    label: Option<Vec<u8>>,
+    digest: Digest,
+}
+
+/// Step 5's result.
+struct Appraised {
+    collected: Collected,
+    appraisal: Option<Appraisal>,
+}
+
+/// The type byte of a label that holds a signature.
+const SIGNATURE: u8 = 3;
+
+/// Why steps 1 to 5 could not be taken.
+enum Trouble {
+    Collect(io::Error),
+    Measure(MeasureError),
+}
+
+impl Checker {
+    /// An IMA that starts with this policy, in this mode.
+    pub fn new(
+        policy: CompiledPolicy,
+        keys: Keyring,
+        log: Arc<MeasurementLog>,
+        template: Template,
+        mode: Mode,
+        audit: Box<dyn AuditSink>,
+    ) -> Self {
+        Self {
+            policy: RwLock::new(Arc::new(policy)),
+            keys,
+            log,
+            template,
+            cache: Cache::new(1 << 18),
+            mode: AtomicU8::new(mode as u8),
+            audit,
+            maintained: Mutex::default(),
+            violated: Mutex::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Arc<CompiledPolicy> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The keys that signatures are verified with.
+    pub const fn keys(&self) -> &Keyring {
+        &self.keys
+    }
+
+    /// The measurement list.
+    pub fn log(&self) -> &MeasurementLog {
+        &self.log
+    }
+
+    /// The template that rules without `template=` measure with.
+    pub const fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// What is known of inodes.
+    pub const fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The mode in force.
+    pub fn mode(&self) -> Mode {
+        let number = self.mode.load(Ordering::Relaxed);
+        Mode::ALL.into_iter().find(|mode| *mode as u8 == number).unwrap_or(Mode::Enforce)
+    }
+
+    /// Changes the mode. What was allowed for everybody before must be asked about again; that is the caller's part.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    /// Asks every hook in turn; the first refusal ends it.
+    pub fn check(&self, access: &Access<'_>, hooks: &[Hook]) -> Verdict {
+        self.counters.accesses.fetch_add(1, Ordering::Relaxed);
+        if access.writes {
+            // From now on it can change without its times telling (tmpfs).
+            self.cache.forget(access.file.id());
+        }
+        let policy = self.policy();
+        // What one hook has found out serves the next: one access is hashed once, however many hooks it stands for.
+        let mut carried = None;
+        for hook in hooks {
+            let verdict = self.check_hook(&policy, access, *hook, &mut carried);
+            if verdict != Verdict::Allow {
+                return verdict;
+            }
+        }
+        Verdict::Allow
+    }
+
+    fn check_hook(
+        &self,
+        policy: &CompiledPolicy,
+        access: &Access<'_>,
+        hook: Hook,
+        carried: &mut Option<Record>,
+    ) -> Verdict {
+        let decided = self.decide(policy, access, hook);
+        let pending = match self.remember(decided, access, carried.as_ref()) {
+            Ok(Ok(pending)) => pending,
+            Ok(Err(verdict)) => return verdict,
+            Err(trouble) => return self.trouble(access, hook, &Decision::default(), &trouble),
+        };
+        let decision = pending.decided.decision;
+        let result = self.collect(pending, access).and_then(|collected| {
+            self.measure(&collected, access)?;
+            Ok(self.appraise(collected, access))
+        });
+        match result {
+            Ok(appraised) => {
+                self.audit(&appraised, access);
+                // Not its status: who runs the file is asked about its writers anew.
+                let Pending { record, audit, .. } = &appraised.collected.pending;
+                *carried = Some(Record { audited: record.audited || *audit, ..record.clone() });
+                self.verdict(appraised, access)
+            }
+            Err(trouble) => self.trouble(access, hook, &decision, &trouble),
+        }
+    }
+
+    /// Step 1: which of measure, appraise, audit, hash.
+    fn decide(&self, policy: &CompiledPolicy, access: &Access<'_>, hook: Hook) -> Decided {
+        let facts = access.file.facts();
+        let event = Event { func: hook.func, mask: hook.mask, file: &facts, subject: access.task, data: None };
+        Decided { hook, decision: policy.decide(&event) }
+    }
+
+    /// Step 2: what of it is not done yet for this inode in this state. Nothing left gives the verdict at once.
+    fn remember(
+        &self,
+        decided: Decided,
+        access: &Access<'_>,
+        carried: Option<&Record>,
+    ) -> Result<Result<Pending, Verdict>, Trouble> {
+        // A copy, as `decided` moves on into what is pending.
+        let decision = &decided.decision.clone();
+        let appraise = decision.appraise.is_some() && self.mode() != Mode::Off;
+        if decision.measure.is_none() && !appraise && decision.audit.is_none() {
+            if decision.hash.is_some() {
+                self.maintain(access.file.id());
+            }
+            return Ok(Err(Verdict::Allow));
+        }
+        let stamp = access.file.stamp().map_err(Trouble::Collect)?;
+        // While somebody can write, what is known may not be so any more.
+        let nobody_writes = access.file.nobody_writes();
+        let known = (nobody_writes == Some(true) && access.file.times_tell())
+            .then(|| self.cache.lookup(access.file.id(), &stamp))
+            .flatten();
+        let carried = carried.filter(|record| record.stamp == stamp);
+        let record = known.or_else(|| carried.cloned()).unwrap_or_else(|| Record::new(stamp));
+        if decision.measure.is_some() && !access.writes && nobody_writes == Some(false) && watches_writers(decided.hook)
+        {
+            self.violation(access);
+        }
+        let pcr = decision.pcr.unwrap_or(self.log.pcr());
+        let algorithms = decision.allowed_algorithms.as_ref();
+        let passed = record.passes(decision.appraise_slot, decision.flags.signature_required, algorithms);
+        let pending = Pending {
+            measure: (decision.measure.is_some() && record.measured >> pcr & 1 == 0).then_some(pcr),
+            appraise: appraise && !passed,
+            audit: decision.audit.is_some() && !record.audited,
+            record,
+            decided,
+        };
+        if pending.measure.is_none() && !pending.appraise && !pending.audit {
+            let immutable = appraise && access.writes && pending.record.immutable;
+            if decision.hash.is_some() || (appraise && access.writes && !immutable) {
+                self.maintain(access.file.id());
+            }
+            return Ok(Err(if immutable { self.refuse_write(access, &pending.decided) } else { Verdict::Allow }));
+        }
+        Ok(Ok(pending))
+    }
+
+    /// Step 3: the label, and the content's digest in the algorithm that the label names.
+    fn collect(&self, mut pending: Pending, access: &Access<'_>) -> Result<Collected, Trouble> {
+        let label = match access.file.xattr("security.ima") {
+            Ok(label) => label,
+            // Without xattrs there is no label.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
+            Err(error) => return Err(Trouble::Collect(error)),
+        };
+        let digest = match pending.record.collected {
+            Some(digest) => digest,
+            None => {
+                let algorithm = label.as_deref().and_then(label::algorithm_of).unwrap_or(self.log.hash());
+                self.counters.collected.fetch_add(1, Ordering::Relaxed);
+                let digest = access.file.digest(algorithm).or_else(|error| match error.kind() {
+                    // A label that names an algorithm nobody here can compute is judged by the default hash, and fails.
+                    io::ErrorKind::Unsupported => access.file.digest(self.log.hash()),
+                    _ => Err(error),
+                });
+                digest.map_err(Trouble::Collect)?
+            }
+        };
+        pending.record.collected = Some(digest);
+        Ok(Collected { pending, label, digest })
+    }
+
+    /// Step 4: the entry, then the PCR.
+    fn measure(&self, collected: &Collected, access: &Access<'_>) -> Result<(), Trouble> {
+        let Some(pcr) = collected.pending.measure else {
+            return Ok(());
+        };
+        let label = collected.label.as_deref().unwrap_or(&[]);
+        let evm_label = match access.file.xattr("security.evm") {
+            Ok(Some(label)) => label,
+            // Nothing that could be recorded.
+            Ok(None) | Err(_) => Vec::new(),
+        };
+        let path = access.file.path();
+        let measured = Measured { digest: &collected.digest, path: &path, label, evm_label: &evm_label };
+        let named = collected.pending.decided.decision.template;
+        let template = named.and_then(|name| Template::built_in(name.name())).unwrap_or(&self.template);
+        match self.log.add(template, pcr, &measured) {
+            Ok(_) => Ok(()),
+            // The entry stands; that a PCR lacks it shows when the list is verified. The kernel goes on, too.
+            Err(MeasureError::Tpm { .. }) => {
+                self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => Err(Trouble::Measure(error)),
+        }
+    }
+
+    /// Step 5: the label against the content.
+    fn appraise(&self, mut collected: Collected, access: &Access<'_>) -> Appraised {
+        let pending = &mut collected.pending;
+        if let Some(pcr) = pending.measure {
+            pending.record.measured |= 1 << pcr;
+        }
+        if !pending.appraise {
+            return Appraised { collected, appraisal: None };
+        }
+        let flags = pending.decided.decision.flags;
+        let requirement = Requirement { signature: flags.signature_required, verity: flags.verity_required };
+        let appraisal = appraise::appraise(
+            collected.label.as_deref(),
+            &collected.digest,
+            collected.pending.record.stamp.size == 0,
+            access.created,
+            requirement,
+            &self.keys,
+        );
+        Appraised { collected, appraisal: Some(appraisal) }
+    }
+
+    /// Step 6: the records.
+    fn audit(&self, appraised: &Appraised, access: &Access<'_>) {
+        if appraised.collected.pending.audit {
+            self.audit.record(AuditRecord::Rule {
+                digest: appraised.collected.digest,
+                task: access.task.identity(),
+                path: access.file.path(),
+            });
+        }
+    }
+
+    /// Step 7: the verdict, and what is remembered of it.
+    fn verdict(&self, appraised: Appraised, access: &Access<'_>) -> Verdict {
+        let Appraised { collected, appraisal } = appraised;
+        let Pending { decided, mut record, audit, .. } = collected.pending;
+        record.audited |= audit;
+        let mut cause = None;
+        let mut detail = String::new();
+        let appraisal_passed = appraisal.as_ref().is_some_and(|appraisal| appraisal.cause.is_none());
+        if let Some(appraisal) = appraisal {
+            let algorithm = collected.digest.algorithm();
+            record.immutable = appraisal.immutable;
+            record.status[decided.decision.appraise_slot as usize] = Some(appraisal.status);
+            cause = appraisal.cause;
+            if let Some(error) = &appraisal.signature_error {
+                detail = error.to_string();
+            }
+            if cause.is_some() && self.mode() == Mode::Fix && appraisal.fixable {
+                // What cannot be labelled stays as it is; the record of the failure has been made all the same.
+                if let Ok(digest) = Self::fix(access, &collected.digest) {
+                    detail = format!("labelled with {digest}");
+                    record = Record::new(record.stamp);
+                }
+            }
+            if cause.is_none() && decided.decision.allowed_algorithms.is_some_and(|set| !set.contains(algorithm)) {
+                cause = Some(Cause::DeniedHashAlgorithm);
+                detail = format!("{algorithm} is not among the rule's appraise_algos");
+            }
+        }
+        let immutable = record.immutable;
+        let signed = collected.label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE);
+        // As in the kernel: `hash` follows every change, `appraise` those of a writer who found the label right.
+        let appraised = appraisal_passed && access.writes && decided.decision.appraise_slot == Slot::File;
+        if !signed && !immutable && (decided.decision.hash.is_some() || appraised) {
+            self.maintain(access.file.id());
+        }
+        let stable = self.keep(record, access);
+        if cause.is_none() && appraisal_passed && !stable && runs_code(decided.hook) && !access.writes {
+            // The kernel keeps writers from a file that is executed only after it has asked us.
+            cause = Some(Cause::Writers);
+            detail = "it was open for writing, or changed, while it was judged".into();
+        }
+        if let Some(cause) = cause {
+            return self.fail(access, decided.hook, &decided.decision, cause, detail);
+        }
+        if decided.decision.appraise.is_some() && immutable && access.writes && self.mode() != Mode::Off {
+            return self.refuse_write(access, &decided);
+        }
+        Verdict::Allow
+    }
+
+    /// Remembers a record, unless the file changed meanwhile or somebody can change it unseen; whether neither is so.
+    fn keep(&self, mut record: Record, access: &Access<'_>) -> bool {
+        let unchanged = access.file.stamp().is_ok_and(|stamp| stamp == record.stamp);
+        let nobody_writes = access.file.nobody_writes();
+        record.settled = record.stamp.changed + SETTLED.as_nanos().cast_signed() < access.now;
+        if unchanged && !access.writes && nobody_writes != Some(false) {
+            self.cache.store(access.file.id(), record);
+        } else {
+            self.cache.forget(access.file.id());
+        }
+        unchanged && nobody_writes != Some(false)
+    }
+
+    fn fix(access: &Access<'_>, digest: &Digest) -> io::Result<Digest> {
+        access.file.set_xattr("security.ima", &label::encode_digest(digest))?;
+        Ok(*digest)
+    }
+
+    fn refuse_write(&self, access: &Access<'_>, decided: &Decided) -> Verdict {
+        if access.created {
+            return Verdict::Allow;
+        }
+        self.fail(access, decided.hook, &decided.decision, Cause::Immutable, String::new())
+    }
+
+    /// Once for each writer, as the kernel does since 6.12: or an unprivileged writer could fill the list.
+    fn violation(&self, access: &Access<'_>) {
+        let mut violated = self.violated.lock().unwrap_or_else(PoisonError::into_inner);
+        if violated.len() >= MAINTAINED {
+            violated.clear();
+        }
+        if !violated.insert(access.file.id()) {
+            return;
+        }
+        drop(violated);
+        let path = access.file.path();
+        if self.log.add_violation(&self.template, &path).is_err() {
+            self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        let (task, inode) = (access.task.identity(), access.file.id());
+        self.audit.record(AuditRecord::Violation { cause: "open_writers", task, path, inode });
+    }
+
+    /// An error in one of the steps.
+    fn trouble(&self, access: &Access<'_>, hook: Hook, decision: &Decision, trouble: &Trouble) -> Verdict {
+        let (cause, detail) = match trouble {
+            Trouble::Collect(error) => (Cause::CollectFailed, error.to_string()),
+            Trouble::Measure(error) => (Cause::MeasureFailed, error.to_string()),
+        };
+        self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
+        self.fail(access, hook, decision, cause, detail)
+    }
+
+    /// Where every refusal comes from.
+    fn fail(&self, access: &Access<'_>, hook: Hook, decision: &Decision, cause: Cause, detail: String) -> Verdict {
+        let denied = self.mode() == Mode::Enforce;
+        self.counters.failed.fetch_add(1, Ordering::Relaxed);
+        self.audit.record(AuditRecord::Data {
+            func: hook.func,
+            cause,
+            detail,
+            task: access.task.identity(),
+            path: access.file.path(),
+            inode: access.file.id(),
+            rule: decision.appraise,
+            denied,
+        });
+        if denied {
+            self.counters.denied.fetch_add(1, Ordering::Relaxed);
+            return Verdict::Deny(cause);
+        }
+        Verdict::Allow
+    }
+
+    /// Whether the policy has nothing to do for this file, whoever comes, by whichever of these hooks and with whatever
+    /// content.
+    pub fn nothing_to_do(&self, file: &dyn File, funcs: &[Func]) -> bool {
+        let policy = self.policy();
+        let facts = file.facts();
+        funcs.iter().all(|func| policy.possible_with(*func, mask_of(*func), &facts).is_nothing())
+    }
+
+    /// Whether nothing is left to do for this file in this state, whoever comes and by whichever of these hooks: then
+    /// the kernel need not ask again until the file changes.
+    pub fn done_for_everybody(&self, file: &dyn File, funcs: &[Func]) -> bool {
+        let Some(record) = file.stamp().ok().and_then(|stamp| self.cache.lookup(file.id(), &stamp)) else {
+            return false;
+        };
+        let policy = self.policy();
+        let facts = file.facts();
+        funcs.iter().all(|func| {
+            let possible = policy.possible_with(*func, mask_of(*func), &facts);
+            // The flags of another class's rule may come to those of the rule that has the file appraised.
+            let signature = possible.flags.signature_required;
+            possible.outcomes.iter().all(|outcome| match outcome.class {
+                Class::Measure => record.measured >> outcome.pcr.unwrap_or(self.log.pcr()) & 1 == 1,
+                Class::Appraise => {
+                    self.mode() == Mode::Off
+                        || record.passes(outcome.slot, signature, outcome.allowed_algorithms.as_ref())
+                }
+                Class::Audit => record.audited,
+                // Kept at the last close, which no open has a part in.
+                Class::Hash => true,
+            })
+        })
+    }
+
+    /// The last writer of a file has gone, or its attributes have changed: what was known of it is not so any more.
+    pub fn changed(&self, id: InodeId, writer_gone: bool) {
+        self.cache.forget(id);
+        if writer_gone {
+            self.violated.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        }
+    }
+
+    /// Has the label follow the file's next change (see [`Checker::refresh`]).
+    pub fn maintain(&self, id: InodeId) {
+        let mut maintained = self.maintained.lock().unwrap_or_else(PoisonError::into_inner);
+        if maintained.len() >= MAINTAINED {
+            maintained.clear();
+        }
+        maintained.insert(id);
+    }
+
+    /// Whether the label follows the file's next change.
+    pub fn maintains(&self, id: InodeId) -> bool {
+        self.maintained.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
+    /// Writes the digest of a file's content into its label, if that is to follow the content and the last writer has gone;
+    /// always in the default hash, as the kernel does at the last close. A signature is never replaced.
+    ///
+    /// Source: `ima_update_xattr`, security/integrity/ima/ima_appraise.c.
+    ///
+    /// # Errors
+    /// What reading the file or writing the label says.
+    pub fn refresh(&self, file: &dyn File) -> io::Result<bool> {
+        if !self.maintains(file.id()) || file.nobody_writes() != Some(true) {
+            return Ok(false);
+        }
+        self.maintained.lock().unwrap_or_else(PoisonError::into_inner).remove(&file.id());
+        let label = file.xattr("security.ima")?;
+        if label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE) {
+            return Ok(false);
+        }
+        let now = label::encode_digest(&file.digest(self.log.hash())?);
+        // A digest in another algorithm that is still right stays as it is: nothing has changed.
+        let unchanged = match label.as_deref().and_then(label::algorithm_of) {
+            Some(algorithm) => label.as_deref() == Some(&label::encode_digest(&file.digest(algorithm)?)[..]),
+            None => false,
+        };
+        if !unchanged {
+            file.set_xattr("security.ima", &now)?;
+            self.cache.forget(file.id());
+        }
+        Ok(!unchanged)
+    }
+
+    /// Whether the file was appraised by a digest, so that its label has to follow when it is written to.
+    pub fn appraised_by_digest(&self, file: &dyn File) -> bool {
+        let record = file.stamp().ok().and_then(|stamp| self.cache.lookup(file.id(), &stamp));
+        record.is_some_and(|record| !record.immutable && record.status[Slot::File as usize].is_some())
+    }
+
+    /// Whether a program that was just let through may be believed about its interpreter: it passed its appraisal.
+    pub fn may_name_interpreter(&self, access: &Access<'_>) -> bool {
+        let hook = Hook { func: Func::BprmCheck, mask: Mask::MAY_EXEC.bits() };
+        let decided = self.decide(&self.policy(), access, hook);
+        if decided.decision.appraise.is_none() {
+            return false;
+        }
+        // In enforce mode nothing else would have been let through.
+        self.mode() == Mode::Enforce
+            || access
+                .file
+                .stamp()
+                .ok()
+                .and_then(|stamp| self.cache.lookup(access.file.id(), &stamp))
+                .is_some_and(|record| record.passes(decided.decision.appraise_slot, false, None))
+    }
+}
+
+/// Whether the content is about to be run, so that nobody may be changing it.
+const fn runs_code(hook: Hook) -> bool {
+    mask_of(hook.func).is_some()
+}
+
+/// Whether IMA looks for writers here.
+const fn watches_writers(hook: Hook) -> bool {
+    matches!(hook.func, Func::FileCheck | Func::MmapCheck | Func::MmapCheckReqprot)
+}
+
+/// The access that a hook always asks for, where there is but one.
+const fn mask_of(func: Func) -> Option<u8> {
+    match func {
+        Func::BprmCheck | Func::CredsCheck | Func::MmapCheck | Func::MmapCheckReqprot => Some(Mask::MAY_EXEC.bits()),
+        Func::FileCheck
+        | Func::PostSetattr
+        | Func::ModuleCheck
+        | Func::FirmwareCheck
+        | Func::KexecKernelCheck
+        | Func::KexecInitramfsCheck
+        | Func::PolicyCheck
+        | Func::KexecCmdline
+        | Func::KeyCheck
+        | Func::CriticalData
+        | Func::SetxattrCheck => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto;
+    use crate::explain::User;
+    use crate::measure::Store;
+    use imara_format::measurement_list::Reader;
+    use imara_format::policy::{Policy, Target};
+    use std::cell::{Cell, RefCell};
+    use std::sync::Mutex;
+
+    /// A file in memory.
+    struct Fake {
+        content: RefCell<Vec<u8>>,
+        label: RefCell<Option<Vec<u8>>>,
+        stamp: Cell<Stamp>,
+        writers: Cell<bool>,
+        broken: Cell<bool>,
+        hashed: Cell<u32>,
+    }
+
+    impl Fake {
+        fn new(content: &[u8]) -> Self {
+            Self {
+                content: RefCell::new(content.to_vec()),
+                label: RefCell::default(),
+                stamp: Cell::new(Stamp { size: content.len() as u64, modified: 1, changed: 1 }),
+                writers: Cell::new(false),
+                broken: Cell::new(false),
+                hashed: Cell::new(0),
+            }
+        }
+
+        fn change(&self, content: &[u8], when: i128) {
+            *self.content.borrow_mut() = content.to_vec();
+            self.stamp.set(Stamp { size: content.len() as u64, modified: when, changed: when });
+        }
+
+        fn label_with_digest(&self) {
+            let digest = crypto::hash(HashAlgorithm::Sha256, &[&self.content.borrow()]).unwrap();
+            *self.label.borrow_mut() = Some(label::encode_digest(&digest));
+        }
+    }
+
+    impl File for Fake {
+        fn id(&self) -> InodeId {
+            InodeId { device: 1, inode: 1 }
+        }
+        fn stamp(&self) -> io::Result<Stamp> {
+            Ok(self.stamp.get())
+        }
+        fn facts(&self) -> FileFacts<'_> {
+            FileFacts { owner: 0, group: 0, fsmagic: 0xef53, fsname: "ext4", fs_subtype: "", fsuuid: None }
+        }
+        fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+            Ok(self.label.borrow().clone().filter(|_| name == "security.ima"))
+        }
+        fn set_xattr(&self, _: &str, value: &[u8]) -> io::Result<()> {
+            *self.label.borrow_mut() = Some(value.to_vec());
+            Ok(())
+        }
+        fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
+            self.hashed.set(self.hashed.get() + 1);
+            if self.broken.get() {
+                return Err(io::Error::other("the disk is gone"));
+            }
+            crypto::hash(algorithm, &[&self.content.borrow()])
+                .map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error))
+        }
+        fn path(&self) -> Vec<u8> {
+            b"/a b".to_vec()
+        }
+        fn nobody_writes(&self) -> Option<bool> {
+            Some(!self.writers.get())
+        }
+        fn times_tell(&self) -> bool {
+            true
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<(Vec<u8>, bool)>>);
+
+    impl Store for Memory {
+        fn append(&mut self, record: &[u8]) -> io::Result<()> {
+            let mut list = self.0.lock().unwrap();
+            if list.1 {
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            list.0.extend(record);
+            Ok(())
+        }
+    }
+
+    impl Memory {
+        fn paths(&self) -> Vec<String> {
+            let bytes = self.0.lock().unwrap().0.clone();
+            let mut reader = Reader::new(&bytes);
+            let mut paths = Vec::new();
+            while let Some(record) = reader.next_record().unwrap() {
+                let kind = if record.is_violation() { "violation " } else { "" };
+                paths.push(format!("{kind}{}", String::from_utf8_lossy(record.path().unwrap_or(b"?"))));
+            }
+            paths
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Records(Arc<Mutex<Vec<AuditRecord>>>);
+
+    impl AuditSink for Records {
+        fn record(&self, record: AuditRecord) {
+            self.0.lock().unwrap().push(record);
+        }
+    }
+
+    struct Bench {
+        checker: Checker,
+        list: Memory,
+        records: Records,
+    }
+
+    fn bench(policy: &str, mode: Mode) -> Bench {
+        let policy = CompiledPolicy::new(Policy::parse(policy.as_bytes(), &Target::guard()).unwrap());
+        let (list, records) = (Memory::default(), Records::default());
+        let log = MeasurementLog::new(Box::new(list.clone()), None, HashAlgorithm::Sha256, 10).unwrap();
+        let template = Template::built_in("ima-sig").unwrap().clone();
+        let audit = Box::new(records.clone());
+        let checker = Checker::new(policy, Keyring::new(), Arc::new(log), template, mode, audit);
+        Bench { checker, list, records }
+    }
+
+    const NOW: i128 = 1_000_000_000_000;
+    const EXECUTE: [Hook; 1] = [Hook { func: Func::BprmCheck, mask: 1 }];
+
+    impl Bench {
+        fn check(&self, file: &Fake, uid: u32, hooks: &[Hook]) -> Verdict {
+            let task = User(uid);
+            self.checker.check(&Access { file, task: &task, created: false, writes: false, now: NOW }, hooks)
+        }
+
+        fn done(&self, file: &Fake) -> bool {
+            self.checker.done_for_everybody(file, &[Func::BprmCheck])
+        }
+    }
+
+    #[test]
+    fn a_file_is_measured_before_it_is_refused() {
+        let bench = bench("measure func=BPRM_CHECK\nappraise func=BPRM_CHECK", Mode::Enforce);
+        let file = Fake::new(b"x");
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::MissingHash));
+        assert_eq!(bench.list.paths(), ["/a_b"]);
+        assert!(matches!(bench.records.0.lock().unwrap()[0], AuditRecord::Data { denied: true, .. }));
+        assert!(!bench.done(&file));
+    }
+
+    #[test]
+    fn a_known_state_is_not_hashed_again_and_a_change_is() {
+        let bench = bench("measure func=BPRM_CHECK\nappraise func=BPRM_CHECK", Mode::Enforce);
+        let file = Fake::new(b"x");
+        file.label_with_digest();
+        for _ in 0..3 {
+            assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+        }
+        assert_eq!(file.hashed.get(), 1);
+        assert!(bench.done(&file));
+        file.change(b"y", 2);
+        assert!(!bench.done(&file), "another state");
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::InvalidHash));
+        assert_eq!(bench.list.paths().len(), 2);
+    }
+
+    #[test]
+    fn what_changed_a_moment_ago_or_has_a_writer_is_judged_each_time() {
+        const READ: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 4 }];
+        for (name, changed, writers) in [("just changed", NOW - 1, false), ("open for writing", 1, true)] {
+            let bench = bench("appraise", Mode::Enforce);
+            let file = Fake::new(b"x");
+            file.label_with_digest();
+            file.change(b"x", changed);
+            file.writers.set(writers);
+            for _ in 0..3 {
+                assert_eq!(bench.check(&file, 0, &READ), Verdict::Allow, "{name}");
+            }
+            assert_eq!(file.hashed.get(), 3, "{name}");
+            assert!(!bench.done(&file), "{name}");
+            let executed = if writers { Verdict::Deny(Cause::Writers) } else { Verdict::Allow };
+            assert_eq!(bench.check(&file, 0, &EXECUTE), executed, "{name}: nobody may change what is run");
+        }
+    }
+
+    #[test]
+    fn a_verdict_is_for_everybody_only_when_nobody_could_ask_for_more() {
+        let bench = bench("appraise func=BPRM_CHECK uid=0", Mode::Enforce);
+        let file = Fake::new(b"x");
+        assert_eq!(bench.check(&file, 1000, &EXECUTE), Verdict::Allow);
+        assert!(!bench.done(&file), "root has not asked");
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::MissingHash));
+        file.label_with_digest();
+        file.change(b"x", 2);
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+        assert!(bench.done(&file));
+        assert!(bench.checker.nothing_to_do(&file, &[Func::FileCheck]));
+        assert!(!bench.checker.nothing_to_do(&file, &[Func::BprmCheck]));
+    }
+
+    #[test]
+    fn each_mode_does_what_its_name_says() {
+        for (mode, verdict, records, fixed) in [
+            (Mode::Enforce, Verdict::Deny(Cause::MissingHash), 1, false),
+            (Mode::Log, Verdict::Allow, 1, false),
+            (Mode::Fix, Verdict::Allow, 1, true),
+            (Mode::Off, Verdict::Allow, 0, false),
+        ] {
+            let bench = bench("appraise func=BPRM_CHECK", mode);
+            let file = Fake::new(b"x");
+            assert_eq!(bench.check(&file, 0, &EXECUTE), verdict, "{}", mode.name());
+            assert_eq!(bench.records.0.lock().unwrap().len(), records, "{}", mode.name());
+            assert_eq!(file.label.borrow().is_some(), fixed, "{}", mode.name());
+            assert_eq!(Mode::from_name(mode.name()), Some(mode));
+        }
+    }
+
+    #[test]
+    fn trouble_is_refused_in_enforce_mode_and_passes_in_log_mode() {
+        for (mode, collect, store) in [
+            (Mode::Enforce, Verdict::Deny(Cause::CollectFailed), Verdict::Deny(Cause::MeasureFailed)),
+            (Mode::Log, Verdict::Allow, Verdict::Allow),
+        ] {
+            let bench = bench("measure func=BPRM_CHECK", mode);
+            let file = Fake::new(b"x");
+            file.broken.set(true);
+            assert_eq!(bench.check(&file, 0, &EXECUTE), collect);
+            file.broken.set(false);
+            bench.list.0.lock().unwrap().1 = true;
+            assert_eq!(bench.check(&file, 0, &EXECUTE), store);
+            bench.list.0.lock().unwrap().1 = false;
+            assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow, "what was not listed is not taken for known");
+            assert_eq!(bench.list.paths(), ["/a_b"]);
+        }
+    }
+
+    #[test]
+    fn one_access_is_hashed_and_listed_once_however_many_hooks_it_stands_for() {
+        let bench = bench("measure\nappraise\naudit", Mode::Enforce);
+        let file = Fake::new(b"x");
+        file.label_with_digest();
+        // Not settled, so that the cache serves nobody.
+        file.change(b"x", NOW - 1);
+        let hooks = [Func::FileCheck, Func::MmapCheck, Func::BprmCheck].map(|func| Hook { func, mask: 1 });
+        assert_eq!(bench.check(&file, 0, &hooks), Verdict::Allow);
+        assert_eq!((file.hashed.get(), bench.list.paths().len(), bench.records.0.lock().unwrap().len()), (1, 1, 1));
+        file.writers.set(true);
+        assert_eq!(bench.check(&file, 0, &hooks), Verdict::Deny(Cause::Writers), "reading passes, running does not");
+    }
+
+    #[test]
+    fn a_measured_read_of_a_file_open_for_writing_is_a_violation() {
+        let bench = bench("measure func=FILE_CHECK", Mode::Enforce);
+        let file = Fake::new(b"x");
+        file.writers.set(true);
+        for _ in 0..3 {
+            assert_eq!(bench.check(&file, 0, &[Hook { func: Func::FileCheck, mask: 4 }]), Verdict::Allow);
+        }
+        assert_eq!(bench.list.paths(), ["violation /a_b", "/a_b"], "once for each writer");
+        assert_eq!(bench.checker.log().counts().violations, 1);
+        bench.checker.changed(file.id(), true);
+        assert_eq!(bench.check(&file, 0, &[Hook { func: Func::FileCheck, mask: 4 }]), Verdict::Allow);
+        assert_eq!(bench.checker.log().counts().violations, 2);
+    }
+
+    #[test]
+    fn the_same_entry_is_listed_once_for_each_pcr() {
+        let bench = bench("measure func=BPRM_CHECK uid=0\nmeasure func=BPRM_CHECK pcr=11", Mode::Enforce);
+        let file = Fake::new(b"x");
+        for uid in [0, 1000, 0, 1000] {
+            assert_eq!(bench.check(&file, uid, &EXECUTE), Verdict::Allow);
+        }
+        assert_eq!(bench.list.paths().len(), 2);
+        assert!(bench.done(&file));
+    }
+
+    #[test]
+    fn a_digest_label_follows_the_content_once_the_last_writer_has_gone() {
+        const READ: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 4 }];
+        for (name, policy, writes) in
+            [("hash", "hash func=FILE_CHECK", false), ("appraise", "appraise func=FILE_CHECK", true)]
+        {
+            let bench = bench(policy, Mode::Enforce);
+            let (file, task) = (Fake::new(b"x"), User(0));
+            file.label_with_digest();
+            let access = Access { file: &file, task: &task, created: false, writes, now: NOW };
+            assert_eq!(bench.checker.check(&access, &READ), Verdict::Allow, "{name}");
+            file.change(b"y", 2);
+            file.writers.set(true);
+            assert!(!bench.checker.refresh(&file).unwrap(), "{name}: somebody still writes");
+            file.writers.set(false);
+            assert!(bench.checker.refresh(&file).unwrap(), "{name}");
+            assert_eq!(bench.check(&file, 0, &READ), Verdict::Allow, "{name}");
+            file.change(b"z", 3);
+            assert_eq!(bench.checker.refresh(&file).unwrap(), name == "hash", "{name}: once for each access");
+        }
+    }
+
+    #[test]
+    fn a_reader_does_not_have_a_changed_file_labelled() {
+        let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);
+        let file = Fake::new(b"x");
+        file.label_with_digest();
+        assert_eq!(bench.check(&file, 0, &[Hook { func: Func::FileCheck, mask: 4 }]), Verdict::Allow);
+        assert!(!bench.checker.maintains(file.id()));
+        assert!(bench.checker.appraised_by_digest(&file));
+    }
+
+    #[test]
+    fn a_rule_that_audits_makes_one_record() {
+        let bench = bench("audit func=BPRM_CHECK", Mode::Enforce);
+        let file = Fake::new(b"x");
+        for _ in 0..3 {
+            assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+        }
+        assert_eq!(bench.records.0.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_label_of_an_algorithm_that_nobody_can_compute_fails() {
+        let bench = bench("appraise func=BPRM_CHECK", Mode::Enforce);
+        let file = Fake::new(b"x");
+        let mut label = vec![4, HashAlgorithm::Wp512.id()];
+        label.extend([0; 64]);
+        *file.label.borrow_mut() = Some(label);
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::InvalidHash));
+    }
+
+    #[test]
+    fn a_rules_hash_algorithms_are_kept_to() {
+        let bench = bench("appraise func=BPRM_CHECK appraise_algos=sha512", Mode::Enforce);
+        let file = Fake::new(b"x");
+        file.label_with_digest();
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::DeniedHashAlgorithm));
+        assert!(!bench.done(&file));
+    }
+}

@@ -1,0 +1,96 @@
+//! Why a file is let through or refused, and what would make it pass: the steps of [`crate::check`] without their
+//! effects.
+
+use crate::appraise::{self, Appraisal, Requirement};
+use crate::audit::TaskIdentity;
+use crate::check::{File, Hook, Task};
+use crate::keyring::Keyring;
+use crate::policy::{CompiledPolicy, Decision, Event, Explanation as RuleExplanation, Subject};
+use imara_format::hash::{Digest, HashAlgorithm};
+use imara_format::label;
+use std::io;
+
+/// What would be done for one hook, and why.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The hook.
+    pub hook: Hook,
+    /// What the policy decides.
+    pub decision: Decision,
+    /// Each rule, and why it matched or did not.
+    pub rules: Vec<RuleExplanation>,
+    /// The content's digest, in the algorithm that the label names.
+    pub digest: Digest,
+    /// The value of `security.ima`.
+    pub label: Option<Vec<u8>>,
+    /// The appraisal, where the policy asks for one.
+    pub appraisal: Option<Appraisal>,
+}
+
+/// Explains one hook for one file and task.
+///
+/// # Errors
+/// What reading the file or its label says.
+pub fn explain(
+    policy: &CompiledPolicy,
+    keys: &Keyring,
+    default_hash: HashAlgorithm,
+    file: &dyn File,
+    task: &dyn Task,
+    hook: Hook,
+) -> io::Result<Explanation> {
+    let facts = file.facts();
+    let event = Event { func: hook.func, mask: hook.mask, file: &facts, subject: task, data: None };
+    let decision = policy.decide(&event);
+    let label = file.xattr("security.ima").or_else(|error| match error.kind() {
+        io::ErrorKind::Unsupported => Ok(None),
+        _ => Err(error),
+    })?;
+    let algorithm = label.as_deref().and_then(label::algorithm_of).unwrap_or(default_hash);
+    let digest = file.digest(algorithm).or_else(|error| match error.kind() {
+        io::ErrorKind::Unsupported => file.digest(default_hash),
+        _ => Err(error),
+    })?;
+    let requirement =
+        Requirement { signature: decision.flags.signature_required, verity: decision.flags.verity_required };
+    let empty = file.stamp()?.size == 0;
+    let appraisal =
+        decision.appraise.map(|_| appraise::appraise(label.as_deref(), &digest, empty, false, requirement, keys));
+    Ok(Explanation { hook, decision, rules: policy.explain(&event), digest, label, appraisal })
+}
+
+/// A task that might use a file: a user by that number, with root's powers where it is 0.
+#[derive(Clone, Copy, Debug)]
+pub struct User(pub u32);
+
+impl Subject for User {
+    fn uid(&self) -> u32 {
+        self.0
+    }
+
+    fn gid(&self) -> u32 {
+        self.0
+    }
+
+    fn euids(&self) -> [u32; 3] {
+        [self.0; 3]
+    }
+
+    fn egids(&self) -> [u32; 3] {
+        [self.0; 3]
+    }
+
+    fn can_setuid(&self) -> bool {
+        self.0 == 0
+    }
+
+    fn can_setgid(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl Task for User {
+    fn identity(&self) -> TaskIdentity {
+        TaskIdentity { uids: [self.0; 4], gids: [self.0; 4], ..TaskIdentity::default() }
+    }
+}

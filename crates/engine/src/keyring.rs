@@ -1,0 +1,121 @@
+//! The certificates that labels are verified with.
+//!
+//! A keyring answers as the kernel's `.ima` and `.evm` do: by the end of a key's ids, the first key found decides, and a
+//! key that is on the revocation list never verifies. It is built once and then shared by threads.
+//!
+//! Source: security/integrity/digsig_asymmetric.c, digsig.c; crypto/asymmetric_keys/asymmetric_type.c.
+
+use crate::crypto::{PublicKey, SignatureError};
+use imara_format::hash::{Digest, HashAlgorithm, to_hex};
+use imara_format::signature::{SignatureV1, SignatureV2};
+
+/// Keys, in the order they were added, and those that are revoked.
+#[derive(Debug, Default)]
+pub struct Keyring {
+    keys: Vec<PublicKey>,
+    revoked: Vec<PublicKey>,
+}
+
+/// Why a signature is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// No key has this id (`ENOKEY`).
+    #[error("unknown key id {}", to_hex(.key_id))]
+    UnknownKey {
+        /// The id, 4 bytes or, in version 1, 8.
+        key_id: Vec<u8>,
+    },
+    /// A revoked key has this id (`EKEYREJECTED`).
+    #[error("revoked key id {}", to_hex(.key_id))]
+    RevokedKey {
+        /// The id.
+        key_id: [u8; 4],
+    },
+    /// The digest collected is of another algorithm than the signature's.
+    #[error("the signature is over {signed}, the content was collected with {collected}")]
+    AlgorithmMismatch {
+        /// The signature's algorithm.
+        signed: HashAlgorithm,
+        /// The collected digest's.
+        collected: HashAlgorithm,
+    },
+    /// The key was found, and the signature does not verify under it (`EKEYREJECTED`).
+    #[error("key {}: {error}", to_hex(.key_id))]
+    Rejected {
+        /// The id.
+        key_id: Vec<u8>,
+        /// Why.
+        error: SignatureError,
+    },
+}
+
+impl Keyring {
+    /// An empty keyring: everything signed is by an unknown key.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a key. Of two that answer to one id, the first added decides.
+    pub fn add(&mut self, key: PublicKey) {
+        self.keys.push(key);
+    }
+
+    /// Refuses every signature whose key id `key` answers to, as `.ima_blacklist` does.
+    pub fn revoke(&mut self, key: PublicKey) {
+        self.revoked.push(key);
+    }
+
+    /// The keys, in the order they were added.
+    pub fn keys(&self) -> &[PublicKey] {
+        &self.keys
+    }
+
+    /// Whether it has no keys.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The key that signatures with `key_id` are verified with.
+    pub fn find(&self, key_id: &[u8; 4]) -> Option<&PublicKey> {
+        self.keys.iter().find(|key| key.answers_to(key_id))
+    }
+
+    /// Verifies a signature with a version 2 header over `digest`; for version 3 that is the digest of its message
+    /// ([`crate::label::v3_digest`]).
+    ///
+    /// # Errors
+    /// [`VerifyError`], checked in the kernel's order: revoked, unknown, wrong.
+    pub fn verify(&self, signature: &SignatureV2<'_>, digest: &Digest) -> Result<&PublicKey, VerifyError> {
+        let key_id = signature.key_id;
+        if self.revoked.iter().any(|key| key.answers_to(&key_id)) {
+            return Err(VerifyError::RevokedKey { key_id });
+        }
+        let key = self.find(&key_id).ok_or_else(|| VerifyError::UnknownKey { key_id: key_id.to_vec() })?;
+        let (signed, collected) = (signature.algorithm, digest.algorithm());
+        if signed != collected {
+            return Err(VerifyError::AlgorithmMismatch { signed, collected });
+        }
+        let rejected = |error| VerifyError::Rejected { key_id: key_id.to_vec(), error };
+        key.verify(digest, signature.signature).map_err(rejected)?;
+        Ok(key)
+    }
+
+    /// Verifies a version 1 signature; `digest` is of the default hash. Only bare RSA public keys can, as only `user` keys
+    /// can in the kernel.
+    ///
+    /// # Errors
+    /// [`VerifyError`].
+    pub fn verify_v1(&self, signature: &SignatureV1<'_>, digest: &Digest) -> Result<&PublicKey, VerifyError> {
+        let key_id = signature.key_id.to_vec();
+        let key = self.keys.iter().find(|key| key.v1_id() == Some(signature.key_id));
+        let key = key.ok_or_else(|| VerifyError::UnknownKey { key_id: key_id.clone() })?;
+        key.verify_v1(digest, signature).map_err(|error| VerifyError::Rejected { key_id, error })?;
+        Ok(key)
+    }
+}
+
+impl FromIterator<PublicKey> for Keyring {
+    fn from_iter<T: IntoIterator<Item = PublicKey>>(keys: T) -> Self {
+        Self { keys: keys.into_iter().collect(), revoked: Vec::new() }
+    }
+}

@@ -1,0 +1,18 @@
+//! Every decision of the integrity subsystem: policy, collect, measure, appraise, keys, TPM operations.
+//!
+//! It touches nothing itself: files, subjects, the TPM and the clock are ports (traits) that `imara-linux` fills.
+//! Reading [`check`] is reading IMA.
+#![forbid(unsafe_code)]
+
+pub mod appraise;
+pub mod audit;
+pub mod cache;
+pub mod check;
+pub mod crypto;
+pub mod explain;
+pub mod keyring;
+pub mod label;
+pub mod measure;
+pub mod policy;
+pub mod replay;
+pub mod tpm;

@@ -1,0 +1,328 @@
+//! The measurement list and the PCR, in one critical section: the list's order is the PCR's order.
+//!
+//! An entry is appended first and extended second, as in the kernel: a TPM error leaves the entry in place (and shows
+//! when the list is verified), it does not undo it. An entry whose template digest is already listed for the same PCR
+//! is dropped, violations excepted.
+//!
+//! Source: `ima_add_template_entry`, security/integrity/ima/ima_queue.c.
+
+use crate::crypto::{self, UnsupportedHash};
+use crate::replay::template_digests;
+use crate::tpm::{Tpm, TpmError};
+use imara_format::hash::{Digest, HashAlgorithm};
+use imara_format::measurement_list::{ByteOrder, Entry};
+use imara_format::template::{self, Field, Template};
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Where the list is kept so that it outlives the program: appended to, never rewritten.
+pub trait Store: Send {
+    /// Appends one binary record.
+    ///
+    /// # Errors
+    /// What the write says; nothing may have been appended then.
+    fn append(&mut self, record: &[u8]) -> io::Result<()>;
+}
+
+/// What a file contributes to an entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured<'a> {
+    /// The content's digest.
+    pub digest: &'a Digest,
+    /// The path, as it is known at the time.
+    pub path: &'a [u8],
+    /// The value of `security.ima`; empty without one.
+    pub label: &'a [u8],
+    /// The value of `security.evm`; empty without one.
+    pub evm_label: &'a [u8],
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// It is in the list and in the PCR.
+    Listed,
+    /// The same entry is listed already for that PCR.
+    Known,
+}
+
+/// Why an entry could not be added.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// The template has a field that this provider cannot fill.
+    #[error("template field {0} cannot be filled here")]
+    Field(&'static str),
+    /// A digest cannot be computed.
+    #[error(transparent)]
+    Hash(#[from] UnsupportedHash),
+    /// The list could not be appended to.
+    #[error("the measurement list cannot be appended to: {0}")]
+    Store(#[from] io::Error),
+    /// The entry is listed, but a PCR does not have it.
+    #[error("entry {entry} is listed but not in the TPM: {error}")]
+    Tpm {
+        /// The entry's number, from 1.
+        entry: u64,
+        /// What the TPM said.
+        error: TpmError,
+    },
+}
+
+/// How far the list has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Entries.
+    pub entries: u64,
+    /// Violations among them.
+    pub violations: u64,
+    /// Entries that the TPM did not take.
+    pub unextended: u64,
+}
+
+/// The measurement list of this boot.
+pub struct MeasurementLog {
+    state: Mutex<State>,
+    hash: HashAlgorithm,
+    pcr: u32,
+}
+
+struct State {
+    store: Box<dyn Store>,
+    tpm: Option<Tpm>,
+    /// What an entry is hashed with: SHA-1, which is listed; the default hash, which tells known entries; the TPM's banks.
+    algorithms: Vec<HashAlgorithm>,
+    known: HashSet<(Digest, u32)>,
+    counts: Counts,
+    record: Vec<u8>,
+}
+
+impl MeasurementLog {
+    /// A list that continues with what `known` entries left (none at a fresh start).
+    ///
+    /// `hash` is the default hash (`ima_hash=`), `pcr` the default PCR.
+    ///
+    /// # Errors
+    /// [`UnsupportedHash`] when the default hash cannot be computed.
+    pub fn new(
+        store: Box<dyn Store>,
+        tpm: Option<Tpm>,
+        hash: HashAlgorithm,
+        pcr: u32,
+    ) -> Result<Self, UnsupportedHash> {
+        crypto::hash(hash, &[])?;
+        let banks = tpm.iter().flat_map(Tpm::banks).filter_map(|bank| bank.algorithm);
+        let mut algorithms: Vec<HashAlgorithm> = Vec::new();
+        for algorithm in [HashAlgorithm::Sha1, hash].into_iter().chain(banks) {
+            if !algorithms.contains(&algorithm) {
+                algorithms.push(algorithm);
+            }
+        }
+        let (known, counts, record) = (HashSet::new(), Counts::default(), Vec::new());
+        let state = State { store, tpm, algorithms, known, counts, record };
+        Ok(Self { state: Mutex::new(state), hash, pcr })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The default PCR.
+    pub const fn pcr(&self) -> u32 {
+        self.pcr
+    }
+
+    /// The default hash.
+    pub const fn hash(&self) -> HashAlgorithm {
+        self.hash
+    }
+
+    /// Takes over an entry that an earlier run has listed and extended.
+    ///
+    /// # Errors
+    /// [`MeasureError::Hash`] when its digests cannot be computed.
+    pub fn restore(&self, entry: &Entry) -> Result<(), MeasureError> {
+        let mut state = self.state();
+        let violation = entry.is_violation();
+        if !violation {
+            let key = template_digests(entry, &[self.hash])?[0];
+            state.known.insert((key, entry.pcr));
+        }
+        state.counts.entries += 1;
+        state.counts.violations += u64::from(violation);
+        Ok(())
+    }
+
+    /// Extends the TPM with an entry that is listed already but never reached it (the program was killed in between).
+    ///
+    /// # Errors
+    /// [`MeasureError::Tpm`] when the TPM does not take it.
+    pub fn extend_listed(&self, entry: &Entry) -> Result<(), MeasureError> {
+        let mut state = self.state();
+        let digests = template_digests(entry, &state.algorithms)?;
+        state.extend(entry.pcr, &digests)
+    }
+
+    /// Adds the entry of a file.
+    ///
+    /// # Errors
+    /// [`MeasureError`]; with [`MeasureError::Tpm`] the entry is in the list nevertheless.
+    pub fn add(&self, template: &Template, pcr: u32, measured: &Measured<'_>) -> Result<Added, MeasureError> {
+        let fields = fields(template, measured)?;
+        self.add_entry(template.listed_name().into_owned(), pcr, fields)
+    }
+
+    /// Adds the first entry of a fresh list: the digest of PCRs 0 to 9 (0 to 7 for SHA-1) in the bank of the default
+    /// hash, else SHA-256, else SHA-1; zeros in the default hash where no bank or no TPM has one.
+    ///
+    /// Source: `ima_add_boot_aggregate`, security/integrity/ima/ima_init.c.
+    ///
+    /// # Errors
+    /// As [`MeasurementLog::add`].
+    pub fn add_boot_aggregate(&self, template: &Template) -> Result<Digest, MeasureError> {
+        let digest = {
+            let mut state = self.state();
+            let bank =
+                [self.hash, HashAlgorithm::Sha256, HashAlgorithm::Sha1].into_iter().find(|bank| state.has_bank(*bank));
+            match (bank, &mut state.tpm) {
+                (Some(bank), Some(tpm)) => {
+                    let last = if bank == HashAlgorithm::Sha1 { 7 } else { 9 };
+                    let mut hasher = crypto::Hasher::new(bank)?;
+                    for index in 0..=last {
+                        let value = tpm.pcr_read(bank, index).map_err(|error| MeasureError::Tpm { entry: 1, error })?;
+                        hasher.update(value.as_bytes());
+                    }
+                    hasher.finish()
+                }
+                _ => Digest::zeros(self.hash),
+            }
+        };
+        let measured = Measured { digest: &digest, path: template::BOOT_AGGREGATE, label: &[], evm_label: &[] };
+        self.add(template, self.pcr, &measured)?;
+        Ok(digest)
+    }
+
+    /// Records that what was measured may not be what is used: a violation, listed with zeros and extended with ones,
+    /// always in the default PCR.
+    ///
+    /// # Errors
+    /// As [`MeasurementLog::add`].
+    pub fn add_violation(&self, template: &Template, path: &[u8]) -> Result<(), MeasureError> {
+        let zeros = Digest::zeros(self.hash);
+        let fields = fields(template, &Measured { digest: &zeros, path, label: &[], evm_label: &[] })?;
+        let template_digest = vec![0; HashAlgorithm::Sha1.digest_size()];
+        let entry = Entry { pcr: self.pcr, template_digest, template: template.listed_name().into_owned(), fields };
+        let mut state = self.state();
+        let digests = template_digests(&entry, &state.algorithms)?;
+        state.append(&entry, &digests)
+    }
+
+    /// Adds what is no file: a name and a buffer, with the template `ima-buf`, as the kernel does for critical data.
+    ///
+    /// # Errors
+    /// As [`MeasurementLog::add`].
+    pub fn add_buffer(&self, name: &[u8], buffer: &[u8]) -> Result<Added, MeasureError> {
+        let digest = crypto::hash(self.hash, &[buffer])?;
+        let fields = vec![template::encode_d_ng(&digest), template::encode_n_ng(name), buffer.to_vec()];
+        self.add_entry("ima-buf".into(), self.pcr, fields)
+    }
+
+    fn add_entry(&self, template: String, pcr: u32, fields: Vec<Vec<u8>>) -> Result<Added, MeasureError> {
+        // Anything but zeros, which would make it a violation; the real digest follows at once.
+        let template_digest = vec![0xff; HashAlgorithm::Sha1.digest_size()];
+        let mut entry = Entry { pcr, template_digest, template, fields };
+        let mut state = self.state();
+        let digests = template_digests(&entry, &state.algorithms)?;
+        let of = |algorithm| digests.iter().find(|digest| digest.algorithm() == algorithm);
+        let (Some(listed), Some(key)) = (of(HashAlgorithm::Sha1), of(self.hash)) else {
+            return Err(UnsupportedHash(self.hash).into());
+        };
+        if !state.known.insert((*key, pcr)) {
+            return Ok(Added::Known);
+        }
+        entry.template_digest = listed.as_bytes().to_vec();
+        match state.append(&entry, &digests) {
+            // What is not listed must not be taken for known.
+            Err(MeasureError::Store(error)) => {
+                state.known.remove(&(*key, pcr));
+                Err(MeasureError::Store(error))
+            }
+            result => result.map(|()| Added::Listed),
+        }
+    }
+
+    /// How far the list has come.
+    pub fn counts(&self) -> Counts {
+        self.state().counts
+    }
+
+    /// Lets the TPM go: what is added from now on is listed alone.
+    pub fn close_tpm(&self) {
+        self.state().tpm = None;
+    }
+
+    /// Calls the TPM between two entries; `None` without one.
+    pub fn with_tpm<T>(&self, call: impl FnOnce(&mut Tpm) -> T) -> Option<T> {
+        self.state().tpm.as_mut().map(call)
+    }
+}
+
+impl State {
+    fn has_bank(&self, bank: HashAlgorithm) -> bool {
+        self.tpm.iter().flat_map(Tpm::banks).any(|other| other.algorithm == Some(bank))
+    }
+
+    fn append(&mut self, entry: &Entry, digests: &[Digest]) -> Result<(), MeasureError> {
+        self.record.clear();
+        entry.write_binary(ByteOrder::Little, &mut self.record);
+        self.store.append(&self.record)?;
+        self.counts.entries += 1;
+        self.counts.violations += u64::from(entry.is_violation());
+        self.extend(entry.pcr, digests)
+    }
+
+    fn extend(&mut self, pcr: u32, digests: &[Digest]) -> Result<(), MeasureError> {
+        let Some(tpm) = &mut self.tpm else {
+            return Ok(());
+        };
+        let banks: Vec<Digest> = tpm
+            .banks()
+            .iter()
+            .filter_map(|bank| digests.iter().find(|digest| Some(digest.algorithm()) == bank.algorithm).copied())
+            .collect();
+        // Banks that the kernel does not map get the SHA-1 digest and zeros, as from the kernel.
+        let sha1 = digests.first().map_or(&[][..], Digest::as_bytes);
+        tpm.pcr_extend_every_bank(pcr, &banks, sha1).map_err(|error| {
+            self.counts.unextended += 1;
+            MeasureError::Tpm { entry: self.counts.entries, error }
+        })
+    }
+}
+
+/// The bytes of each field of a template.
+fn fields(template: &Template, measured: &Measured<'_>) -> Result<Vec<Vec<u8>>, MeasureError> {
+    template
+        .fields
+        .iter()
+        .map(|field| match field {
+            Field::DNg => Ok(template::encode_d_ng(measured.digest)),
+            Field::NNg => Ok(template::encode_n_ng(measured.path)),
+            Field::Sig => {
+                let signature = template::encode_sig(measured.label);
+                // Without a signature of its own a file is listed with its portable one.
+                Ok(if signature.is_empty() { template::encode_evmsig(measured.evm_label) } else { signature })
+            }
+            Field::Evmsig => Ok(template::encode_evmsig(measured.evm_label)),
+            Field::Buf | Field::Modsig | Field::DModsig => Ok(Vec::new()),
+            Field::DNgV2 => Ok(template::encode_d_ngv2(measured.digest, false)),
+            Field::D
+            | Field::N
+            | Field::Iuid
+            | Field::Igid
+            | Field::Imode
+            | Field::Xattrnames
+            | Field::Xattrlengths
+            | Field::Xattrvalues => Err(MeasureError::Field(field.id())),
+        })
+        .collect()
+}
