@@ -1,0 +1,412 @@
+//! Files by descriptor: content, attributes, xattrs, and trees of them.
+//!
+//! A path is looked up once; everything after that goes by the descriptor, so that a file that is exchanged in between
+//! is not the one that is labelled.
+
+use imara_engine::crypto::Hasher;
+use imara_format::hash::{Digest, HashAlgorithm};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags};
+use rustix::io::Errno;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Why a path was not opened as a regular file.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is something else.
+    #[error("{}: is {found}, not a regular file", path.display())]
+    NotRegular {
+        /// The path.
+        path: PathBuf,
+        /// What it is, with its article.
+        found: &'static str,
+    },
+    /// The kernel refused.
+    #[error("{}: {error}", path.display())]
+    System {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// What an attribute of a file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Xattr {
+    /// Its value.
+    Value(Vec<u8>),
+    /// The file has no such attribute.
+    Absent,
+    /// The filesystem keeps no such attributes.
+    Unsupported,
+}
+
+/// Opens a regular file for reading, and nothing else: no symbolic link, no device, no pipe that would wait.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open_regular(path: &Path) -> Result<OwnedFd, OpenError> {
+    open_regular_at(CWD, path.as_os_str(), path).map(|(file, _)| file)
+}
+
+fn open_regular_at(directory: impl AsFd, name: &OsStr, path: &Path) -> Result<(OwnedFd, Stat), OpenError> {
+    let system = |error: Errno| OpenError::System { path: path.into(), error: error.into() };
+    // Looked at before it is opened, since opening a device can already have an effect; and again after.
+    let before = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(system)?;
+    regular(&before, path)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&directory, name, flags, Mode::empty()).map_err(system)?;
+    let stat = rustix::fs::fstat(&file).map_err(system)?;
+    regular(&stat, path)?;
+    Ok((file, stat))
+}
+
+fn regular(stat: &Stat, path: &Path) -> Result<(), OpenError> {
+    let found = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => return Ok(()),
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a pipe",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::Unknown => "of unknown type",
+    };
+    Err(OpenError::NotRegular { path: path.into(), found })
+}
+
+/// An attribute's value; `None` when the file, or its filesystem, has none. [`read_xattr`] tells these apart.
+///
+/// # Errors
+/// What the kernel refuses, e.g. `EIO`.
+pub fn xattr(file: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
+    Ok(match read_xattr(file, name)? {
+        Xattr::Value(value) => Some(value),
+        Xattr::Absent | Xattr::Unsupported => None,
+    })
+}
+
+/// An attribute's value, or why there is none.
+///
+/// # Errors
+/// What the kernel refuses, e.g. `EIO`.
+pub fn read_xattr(file: impl AsFd, name: &str) -> io::Result<Xattr> {
+    // Larger than the label of an RSA-4096 key, so that one call does.
+    let mut small = [0; 1024];
+    let large_size = match rustix::fs::fgetxattr(&file, name, &mut small[..]) {
+        Ok(length) => return Ok(Xattr::Value(small[..length].to_vec())),
+        // XATTR_SIZE_MAX of include/uapi/linux/limits.h: no value is larger.
+        Err(Errno::RANGE) => 65536,
+        Err(Errno::NODATA) => return Ok(Xattr::Absent),
+        Err(Errno::OPNOTSUPP) => return Ok(Xattr::Unsupported),
+        Err(error) => return Err(error.into()),
+    };
+    let mut large = vec![0; large_size];
+    match rustix::fs::fgetxattr(&file, name, &mut large[..]) {
+        Ok(length) => {
+            large.truncate(length);
+            Ok(Xattr::Value(large))
+        }
+        Err(Errno::NODATA) => Ok(Xattr::Absent),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sets an attribute, new or not. The kernel exchanges the value in one step: a failure leaves the old one.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn set_xattr(file: impl AsFd, name: &str, value: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(file, name, value, XattrFlags::empty())?)
+}
+
+/// Removes an attribute; whether there was one.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn remove_xattr(file: impl AsFd, name: &str) -> io::Result<bool> {
+    match rustix::fs::fremovexattr(file, name) {
+        Ok(()) => Ok(true),
+        Err(Errno::NODATA) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Renames a file to a name that nothing has yet.
+///
+/// # Errors
+/// `AlreadyExists` when something has it, a dangling link too; what the kernel refuses.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some filesystems do not know the flag; a link does not write over anything either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            std::fs::hard_link(from, to)?;
+            std::fs::remove_file(from)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Bytes that one read takes: where larger ones no longer made hashing faster.
+const CHUNK: usize = 256 * 1024;
+
+/// The digest of a file's content, from the start to the size that it has now.
+///
+/// # Errors
+/// What the kernel refuses; `Unsupported` for an algorithm that this build cannot compute; `InvalidData` for a file that
+/// became shorter while it was read.
+pub fn digest(file: impl AsFd, algorithm: HashAlgorithm) -> io::Result<Digest> {
+    digest_while(file, algorithm, || true)
+}
+
+/// The same, as long as `goes_on` says so, which is asked before each read.
+///
+/// # Errors
+/// As [`digest`]; `Interrupted` when it was not to go on.
+pub fn digest_while(file: impl AsFd, algorithm: HashAlgorithm, goes_on: impl Fn() -> bool) -> io::Result<Digest> {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let mut hasher = Hasher::new(algorithm).map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error))?;
+    let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(CHUNK, 0);
+        let mut offset = 0;
+        while offset < size {
+            if !goes_on() {
+                let reason = format!("interrupted after {offset} of {size} bytes");
+                return Err(io::Error::new(io::ErrorKind::Interrupted, reason));
+            }
+            let wanted = usize::try_from(size - offset).unwrap_or(CHUNK).min(CHUNK);
+            let read = match rustix::io::pread(&file, &mut buffer[..wanted], offset) {
+                Ok(read) => read,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if read == 0 {
+                let reason = format!("the file became shorter while it was read: {offset} of {size} bytes");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+            }
+            hasher.update(&buffer[..read]);
+            offset += read as u64;
+        }
+        Ok(())
+    })?;
+    Ok(hasher.finish())
+}
+
+/// A regular file of a tree, opened, or why something in the tree could not be.
+pub type Found = (PathBuf, Result<OwnedFd, OpenError>);
+
+/// Visits every regular file of the tree at `root`, in the order of their names: each hard-linked file once, no symbolic
+/// links, nothing on another filesystem. `root` may be a regular file itself. The visitor may end the walk.
+pub fn walk(root: &Path, visit: &mut dyn FnMut(Found) -> ControlFlow<()>) -> ControlFlow<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match rustix::fs::open(root, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOTDIR | Errno::LOOP) => return visit((root.into(), open_regular(root))),
+        Err(error) => return visit((root.into(), Err(OpenError::System { path: root.into(), error: error.into() }))),
+    };
+    match rustix::fs::fstat(&directory) {
+        Ok(stat) => Walk { device: stat.st_dev, linked: HashSet::new(), visit }.directory(directory, root),
+        Err(error) => visit((root.into(), Err(OpenError::System { path: root.into(), error: error.into() }))),
+    }
+}
+
+struct Walk<'v> {
+    device: u64,
+    /// Inodes with more than one link that have been visited.
+    linked: HashSet<u64>,
+    visit: &'v mut dyn FnMut(Found) -> ControlFlow<()>,
+}
+
+impl Walk<'_> {
+    fn directory(&mut self, directory: OwnedFd, path: &Path) -> ControlFlow<()> {
+        let mut names = match names_in(&directory) {
+            Ok(names) => names,
+            Err(error) => return self.failed(path, error),
+        };
+        names.sort();
+        for name in names {
+            let name = OsStr::from_bytes(&name);
+            let path = path.join(name);
+            let stat = match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(error) => {
+                    self.failed(&path, error)?;
+                    continue;
+                }
+            };
+            if stat.st_dev != self.device {
+                continue;
+            }
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
+                        Ok(inner) => self.directory(inner, &path)?,
+                        Err(error) => self.failed(&path, error)?,
+                    }
+                }
+                FileType::RegularFile => {
+                    if stat.st_nlink > 1 && !self.linked.insert(stat.st_ino) {
+                        continue;
+                    }
+                    let file = open_regular_at(&directory, name, &path).map(|(file, _)| file);
+                    (self.visit)((path, file))?;
+                }
+                FileType::Symlink
+                | FileType::Fifo
+                | FileType::Socket
+                | FileType::CharacterDevice
+                | FileType::BlockDevice
+                | FileType::Unknown => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn failed(&mut self, path: &Path, error: Errno) -> ControlFlow<()> {
+        (self.visit)((path.into(), Err(OpenError::System { path: path.into(), error: error.into() })))
+    }
+}
+
+fn names_in(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use imara_engine::crypto::hash;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_files_digest_is_that_of_all_its_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17] {
+            let content = (0..size).map(|index| (index % 251) as u8).collect::<Vec<_>>();
+            fs::write(&path, &content).unwrap();
+            let file = open_regular(&path).unwrap();
+            for algorithm in [HashAlgorithm::Sha256, HashAlgorithm::Sha1] {
+                assert_eq!(digest(&file, algorithm).unwrap(), hash(algorithm, &[&content]).unwrap());
+            }
+        }
+        let file = open_regular(&path).unwrap();
+        assert_eq!(digest(&file, HashAlgorithm::Tgr192).unwrap_err().kind(), io::ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn nothing_but_a_regular_file_is_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
+        symlink("/etc/passwd", &link).unwrap();
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let socket = directory.path().join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (path, text) in [
+            (link.as_path(), "is a symbolic link, not a regular file"),
+            (&pipe, "is a pipe, not a regular file"),
+            (&socket, "is a socket, not a regular file"),
+            (directory.path(), "is a directory, not a regular file"),
+            (Path::new("/dev/null"), "is a device, not a regular file"),
+        ] {
+            let error = open_regular(path).unwrap_err().to_string();
+            assert_eq!(error, format!("{}: {text}", path.display()));
+        }
+        let missing = open_regular(&directory.path().join("missing")).unwrap_err();
+        assert!(matches!(missing, OpenError::System { error, .. } if error.kind() == io::ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn attributes_are_set_read_and_removed_by_descriptor() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "content").unwrap();
+        let file = open_regular(&path).unwrap();
+        if read_xattr(&file, "user.test").unwrap() == Xattr::Unsupported {
+            println!("skipped: this filesystem has no user attributes");
+            return;
+        }
+        assert_eq!(xattr(&file, "user.test").unwrap(), None);
+        for value in [vec![], vec![7; 10], vec![8; 1024], vec![9; 1025], vec![1; 3000]] {
+            match set_xattr(&file, "user.test", &value) {
+                Ok(()) => assert_eq!(xattr(&file, "user.test").unwrap(), Some(value)),
+                Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{} bytes", value.len()),
+            }
+        }
+        assert!(remove_xattr(&file, "user.test").unwrap());
+        assert!(!remove_xattr(&file, "user.test").unwrap());
+        assert_eq!(read_xattr(&file, "user.test").unwrap(), Xattr::Absent);
+        // procfs keeps no such attributes.
+        let proc = open_regular(Path::new("/proc/self/status")).unwrap();
+        assert_eq!(read_xattr(&proc, "user.test").unwrap(), Xattr::Unsupported);
+    }
+
+    #[test]
+    fn a_new_name_is_taken_only_when_it_is_free() {
+        let directory = tempfile::tempdir().unwrap();
+        let [from, free, taken, link] = ["from", "free", "taken", "link"].map(|name| directory.path().join(name));
+        fs::write(&from, "new").unwrap();
+        fs::write(&taken, "old").unwrap();
+        symlink("/nonexistent/place", &link).unwrap();
+        for to in [&taken, &link] {
+            assert_eq!(rename_new(&from, to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        }
+        rename_new(&from, &free).unwrap();
+        assert_eq!(fs::read_to_string(free).unwrap(), "new");
+        assert_eq!(fs::read_to_string(taken).unwrap(), "old");
+        assert!(!from.exists());
+    }
+
+    #[test]
+    fn a_walk_visits_each_regular_file_once_and_follows_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        fs::create_dir_all(root.join("b/deep")).unwrap();
+        for name in ["a", "b/deep/file", "c"] {
+            fs::write(root.join(name), name).unwrap();
+        }
+        fs::hard_link(root.join("a"), root.join("b/again")).unwrap();
+        symlink(root.join("c"), root.join("d")).unwrap();
+        symlink("/etc", root.join("e")).unwrap();
+        let visited = |root: &Path| {
+            let mut paths = Vec::new();
+            let _ = walk(root, &mut |(path, file)| {
+                file.unwrap();
+                paths.push(path);
+                ControlFlow::Continue(())
+            });
+            paths
+        };
+        assert_eq!(visited(root), ["a", "b/deep/file", "c"].map(|name| root.join(name)));
+        assert_eq!(visited(&root.join("c")), [root.join("c")]);
+        let mut count = 0;
+        let ended = walk(root, &mut |_| {
+            count += 1;
+            ControlFlow::Break(())
+        });
+        assert_eq!((ended, count), (ControlFlow::Break(()), 1));
+        let _ = walk(&root.join("d"), &mut |(_, file)| {
+            assert!(matches!(file, Err(OpenError::NotRegular { found: "a symbolic link", .. })));
+            ControlFlow::Continue(())
+        });
+    }
+}

@@ -1,0 +1,4 @@
+//! Where the kernel asks: permission events, and the threads that answer them.
+
+pub mod fanotify;
+pub mod workers;

@@ -1,0 +1,15 @@
+//! The ports that meet the kernel: files and xattrs, mounts, processes, fanotify, the TPM device and the software TPM.
+//!
+//! Unsafe code lives in [`sys`] alone, one system call family a file.
+#![deny(unsafe_code)]
+
+pub mod files;
+pub mod hooks;
+pub mod kernel_ima;
+pub mod mounts;
+pub mod process;
+pub mod swtpm;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod terminal;
+pub mod tpm_device;

@@ -1,0 +1,369 @@
+//! fanotify: permission events that wait for our verdict, and notifications of attribute changes by file handle.
+//!
+//! Event record, as read(2) returns it (host byte order):
+//!
+//! | offset | size | meaning |
+//! |---|---|---|
+//! | 0 | 4 | length of the record, information records included |
+//! | 4 | 1 | version (3) |
+//! | 5 | 1 | reserved |
+//! | 6 | 2 | length of this header (24) |
+//! | 8 | 8 | mask |
+//! | 16 | 4 | descriptor, -1 where there is none |
+//! | 20 | 4 | thread that caused it (`FAN_REPORT_TID`), 0 outside our pid namespace |
+//!
+//! In a group that reports file identifiers an information record follows: type (1), pad (1), length (2), file system
+//! identifier (8), handle length (4), handle type (4), handle.
+//!
+//! Source: fanotify(7), include/uapi/linux/fanotify.h.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const HEADER: usize = 24;
+/// Since Linux 5.19: an ignore mark that does not keep its inode in memory.
+const FAN_MARK_EVICTABLE: libc::c_uint = 0x200;
+
+/// What a permission group is asked, or an inode is ignored for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Mask(u64);
+
+impl Mask {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// May this file be opened?
+    pub const OPEN: Self = Self(libc::FAN_OPEN_PERM);
+    /// May this file be opened to be executed?
+    pub const OPEN_EXEC: Self = Self(libc::FAN_OPEN_EXEC_PERM);
+
+    /// Both of two masks.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is in it.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether it is [`Mask::NONE`].
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// A group whose events wait for our verdict.
+#[derive(Debug)]
+pub struct PermissionGroup {
+    group: OwnedFd,
+}
+
+/// An access that waits for our verdict. The kernel holds the task until [`PermissionGroup::answer`].
+#[derive(Debug)]
+pub struct PermissionEvent {
+    /// What is asked: one or both of [`Mask::OPEN`] and [`Mask::OPEN_EXEC`].
+    pub mask: Mask,
+    /// The file, opened for reading; reading through it raises no events.
+    pub file: OwnedFd,
+    /// The thread that asks, 0 when it is outside our pid namespace.
+    pub tid: i32,
+}
+
+/// Room for what one read returns.
+#[derive(Debug)]
+pub struct EventBuffer(Vec<u64>);
+
+impl EventBuffer {
+    /// Room for about `events` permission events.
+    pub fn new(events: usize) -> Self {
+        Self(vec![0; (events * HEADER).div_ceil(8)])
+    }
+}
+
+/// Reads into an aligned buffer; what was read comes back as bytes.
+fn read_into<'a>(group: &OwnedFd, buffer: &'a mut EventBuffer) -> io::Result<&'a [u8]> {
+    let room = size_of_val(buffer.0.as_slice());
+    // SAFETY: the kernel writes at most `room` bytes into a buffer that is that large.
+    let read = unsafe { libc::read(group.as_raw_fd(), buffer.0.as_mut_ptr().cast(), room) };
+    let Ok(read) = usize::try_from(read) else {
+        return Err(io::Error::last_os_error());
+    };
+    // SAFETY: the buffer is initialised, larger than `read` bytes, and u64 has no padding.
+    Ok(unsafe { std::slice::from_raw_parts(buffer.0.as_ptr().cast::<u8>(), read) })
+}
+
+/// A record, split.
+#[derive(Debug, PartialEq, Eq)]
+struct Record<'a> {
+    mask: u64,
+    fd: i32,
+    tid: i32,
+    information: &'a [u8],
+    /// What follows the record.
+    rest: &'a [u8],
+}
+
+/// The record at the front of `bytes`.
+fn split_record(bytes: &[u8]) -> Option<Record<'_>> {
+    let length = usize::try_from(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)).ok()?;
+    let header = usize::from(u16::from_ne_bytes(bytes.get(6..8)?.try_into().ok()?));
+    Some(Record {
+        mask: u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?),
+        fd: i32::from_ne_bytes(bytes.get(16..20)?.try_into().ok()?),
+        tid: i32::from_ne_bytes(bytes.get(20..24)?.try_into().ok()?),
+        information: bytes.get(header.max(HEADER)..length)?,
+        rest: bytes.get(length..)?,
+    })
+}
+
+fn mark(group: &OwnedFd, flags: libc::c_uint, mask: u64, target: Target<'_>) -> io::Result<()> {
+    let path;
+    let (directory, name) = match target {
+        Target::Path(target) => {
+            path = CString::new(target.as_os_str().as_bytes())?;
+            (libc::AT_FDCWD, path.as_ptr())
+        }
+        // A null path marks what the descriptor refers to: no second lookup.
+        Target::Descriptor(file) => (file.as_raw_fd(), std::ptr::null()),
+        Target::None => (libc::AT_FDCWD, std::ptr::null()),
+    };
+    // SAFETY: `name` is null or a C string that outlives the call; the rest are integers.
+    let result = unsafe { libc::fanotify_mark(group.as_raw_fd(), flags, mask, directory, name) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+enum Target<'a> {
+    Path(&'a Path),
+    Descriptor(BorrowedFd<'a>),
+    None,
+}
+
+fn init(flags: libc::c_uint) -> io::Result<OwnedFd> {
+    // Not to wait: kernels that ask about FIFOs open them for us, which would wait for a writer.
+    let event_flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_LARGEFILE | libc::O_CLOEXEC | libc::O_NOATIME;
+    // SAFETY: takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::fanotify_init(flags | libc::FAN_CLOEXEC, event_flags.cast_unsigned()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened `fd` for us, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+impl PermissionGroup {
+    /// Opens a group; it needs CAP_SYS_ADMIN.
+    ///
+    /// # Errors
+    /// EPERM without the capability, EINVAL or ENOSYS where the kernel has no permission events.
+    pub fn open() -> io::Result<Self> {
+        let flags =
+            libc::FAN_CLASS_CONTENT | libc::FAN_UNLIMITED_QUEUE | libc::FAN_UNLIMITED_MARKS | libc::FAN_REPORT_TID;
+        Ok(Self { group: init(flags)? })
+    }
+
+    /// Asks to decide `mask` on the whole file system that holds `path`.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says; EINVAL where the file system does not take such marks.
+    pub fn watch_filesystem(&self, path: &Path, mask: Mask) -> io::Result<()> {
+        mark(&self.group, libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask.0, Target::Path(path))
+    }
+
+    /// Asks no longer for `mask` on that file system.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says; ENOENT when it was not marked.
+    pub fn unwatch_filesystem(&self, path: &Path, mask: Mask) -> io::Result<()> {
+        mark(&self.group, libc::FAN_MARK_REMOVE | libc::FAN_MARK_FILESYSTEM, mask.0, Target::Path(path))
+    }
+
+    /// Lets `mask` on this inode pass without asking, until it is written to or truncated. The mark does not keep the
+    /// inode in memory (on Linux before 5.19, which cannot do that, it does).
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says. EEXIST on some kernels when somebody has it open for writing.
+    pub fn ignore_inode(&self, file: BorrowedFd<'_>, mask: Mask) -> io::Result<()> {
+        let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK;
+        match mark(&self.group, flags | FAN_MARK_EVICTABLE, mask.0, Target::Descriptor(file)) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                mark(&self.group, flags, mask.0, Target::Descriptor(file))
+            }
+            result => result,
+        }
+    }
+
+    /// Asks again at the next access to the inode that `path` names. To name an open descriptor, pass its
+    /// `/proc/self/fd` entry.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says; an inode without a mark is no error.
+    pub fn ask_again(&self, path: &Path) -> io::Result<()> {
+        let both = Mask::OPEN.and(Mask::OPEN_EXEC);
+        let flags = libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORED_MASK;
+        match mark(&self.group, flags, both.0, Target::Path(path)) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// The same for the inode behind a descriptor.
+    ///
+    /// # Errors
+    /// As [`PermissionGroup::ask_again`].
+    pub fn ask_again_descriptor(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        let both = Mask::OPEN.and(Mask::OPEN_EXEC);
+        let flags = libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORED_MASK;
+        match mark(&self.group, flags, both.0, Target::Descriptor(file)) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Asks again for every inode.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says.
+    pub fn ask_again_all(&self) -> io::Result<()> {
+        mark(&self.group, libc::FAN_MARK_FLUSH, 0, Target::None)
+    }
+
+    /// Waits for events and appends them to `events`.
+    ///
+    /// # Errors
+    /// EINTR when a signal came. Any other error belongs to one event that could not be handed over (EMFILE, say); the
+    /// kernel has then answered that event with a refusal.
+    pub fn read(&self, buffer: &mut EventBuffer, mut event: impl FnMut(PermissionEvent)) -> io::Result<()> {
+        let mut bytes = read_into(&self.group, buffer)?;
+        while let Some(record) = split_record(bytes) {
+            if record.fd >= 0 {
+                // SAFETY: the kernel has just opened it for us, so nothing else owns it.
+                let file = unsafe { OwnedFd::from_raw_fd(record.fd) };
+                event(PermissionEvent { mask: Mask(record.mask), file, tid: record.tid });
+            }
+            bytes = record.rest;
+        }
+        Ok(())
+    }
+
+    /// Lets the access behind `file` go on, or fail with EPERM.
+    ///
+    /// # Errors
+    /// ENOENT when the task was killed meanwhile.
+    pub fn answer(&self, file: BorrowedFd<'_>, allow: bool) -> io::Result<()> {
+        let response = libc::fanotify_response {
+            fd: file.as_raw_fd(),
+            response: if allow { libc::FAN_ALLOW } else { libc::FAN_DENY },
+        };
+        // SAFETY: reads the size of a plain struct from one.
+        let written = unsafe {
+            libc::write(self.group.as_raw_fd(), (&raw const response).cast(), size_of::<libc::fanotify_response>())
+        };
+        if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+impl AsFd for PermissionGroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.group.as_fd()
+    }
+}
+
+/// A group that tells, afterwards, which inode's attributes changed or which lost its last writer.
+#[derive(Debug)]
+pub struct ChangeGroup {
+    group: OwnedFd,
+}
+
+/// What a [`ChangeGroup`] tells.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// Attributes or xattrs changed, or a descriptor open for writing and its writable mappings are gone.
+    Inode {
+        /// The inode's handle.
+        handle: FileHandle<'a>,
+        /// Whether a writer went.
+        writer_gone: bool,
+    },
+    /// Events were lost: anything may have changed.
+    Overflow,
+}
+
+/// An inode, as name_to_handle_at(2) and fanotify name it. Handles are equal exactly when the inode is the same.
+#[derive(Debug, PartialEq, Eq, Hash, Clone, Copy)]
+pub struct FileHandle<'a> {
+    /// The kind of handle; the file system's own affair.
+    pub kind: i32,
+    /// The file system's bytes.
+    pub bytes: &'a [u8],
+}
+
+impl ChangeGroup {
+    /// Opens a group; it needs CAP_SYS_ADMIN for whole file systems.
+    ///
+    /// # Errors
+    /// What fanotify_init(2) says.
+    pub fn open() -> io::Result<Self> {
+        let flags = libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_FID | libc::FAN_UNLIMITED_QUEUE;
+        Ok(Self { group: init(flags)? })
+    }
+
+    /// Watches the whole file system that holds `path`.
+    ///
+    /// # Errors
+    /// EXDEV, ENODEV or EOPNOTSUPP where the file system has no handles.
+    pub fn watch_filesystem(&self, path: &Path) -> io::Result<()> {
+        let mask = libc::FAN_ATTRIB | libc::FAN_CLOSE_WRITE;
+        mark(&self.group, libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask, Target::Path(path))
+    }
+
+    /// Waits for changes and tells each.
+    ///
+    /// # Errors
+    /// What read(2) says, EINTR when a signal came.
+    pub fn read(&self, buffer: &mut EventBuffer, mut change: impl FnMut(Change<'_>)) -> io::Result<()> {
+        let mut bytes = read_into(&self.group, buffer)?;
+        while let Some(record) = split_record(bytes) {
+            if record.mask & libc::FAN_Q_OVERFLOW != 0 {
+                change(Change::Overflow);
+            } else if let Some(handle) = split_handle(record.information) {
+                change(Change::Inode { handle, writer_gone: record.mask & libc::FAN_CLOSE_WRITE != 0 });
+            }
+            bytes = record.rest;
+        }
+        Ok(())
+    }
+}
+
+/// The handle in a file identifier record.
+fn split_handle(information: &[u8]) -> Option<FileHandle<'_>> {
+    let length = usize::try_from(u32::from_ne_bytes(information.get(12..16)?.try_into().ok()?)).ok()?;
+    let kind = i32::from_ne_bytes(information.get(16..20)?.try_into().ok()?);
+    Some(FileHandle { kind, bytes: information.get(20..20 + length)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_split_or_refused_when_cut_short() {
+        let mut record = Vec::new();
+        record.extend(24u32.to_ne_bytes());
+        record.extend([3, 0]);
+        record.extend(24u16.to_ne_bytes());
+        record.extend(libc::FAN_OPEN_PERM.to_ne_bytes());
+        record.extend(7i32.to_ne_bytes());
+        record.extend(42i32.to_ne_bytes());
+        let split = Record { mask: libc::FAN_OPEN_PERM, fd: 7, tid: 42, information: &[], rest: &[] };
+        assert_eq!(split_record(&record), Some(split));
+        for length in 0..24 {
+            assert_eq!(split_record(&record[..length]), None, "{length}");
+        }
+        record[0] = 200;
+        assert_eq!(split_record(&record), None, "a length beyond what was read");
+    }
+}

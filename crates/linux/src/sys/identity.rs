@@ -1,0 +1,70 @@
+//! File handles: a name for an inode that needs no path.
+//!
+//! Source: name_to_handle_at(2), open_by_handle_at(2).
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The largest handle (`MAX_HANDLE_SZ`), in bytes.
+const MAX_HANDLE: usize = 128;
+
+#[repr(C)]
+struct RawHandle {
+    length: u32,
+    kind: i32,
+    bytes: [u8; MAX_HANDLE],
+}
+
+/// An inode's handle: its kind and the file system's bytes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Handle {
+    /// The kind of handle; the file system's own affair.
+    pub kind: i32,
+    /// The file system's bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// The handle of the inode behind a descriptor.
+///
+/// # Errors
+/// EOPNOTSUPP where the file system has none.
+pub fn handle(file: BorrowedFd<'_>) -> io::Result<Handle> {
+    let mut raw = RawHandle { length: MAX_HANDLE as u32, kind: 0, bytes: [0; MAX_HANDLE] };
+    let mut mount = 0i32;
+    // SAFETY: the handle has room for as many bytes as its length says; the empty path is a C string.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            &raw mut raw,
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = raw.bytes.get(..raw.length as usize).unwrap_or(&[]).to_vec();
+    Ok(Handle { kind: raw.kind, bytes })
+}
+
+/// A descriptor that only names the inode (`O_PATH`): opening it asks nobody.
+///
+/// # Errors
+/// ESTALE when the inode is gone.
+pub fn open_path(mount: BorrowedFd<'_>, kind: i32, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut raw = RawHandle { length: 0, kind, bytes: [0; MAX_HANDLE] };
+    let room = raw.bytes.get_mut(..bytes.len()).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    room.copy_from_slice(bytes);
+    raw.length = bytes.len() as u32;
+    // SAFETY: the handle is initialised and as long as its length says.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw mut raw, libc::O_PATH | libc::O_CLOEXEC)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened `fd` for us, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}

@@ -1,0 +1,88 @@
+//! Threads and processes: who is ours, waking a blocked thread, limits, and keeping our memory to ourselves.
+
+use std::io;
+
+/// Whether the thread `tid` belongs to the process `pid`: asked without sending a signal.
+pub fn belongs_to(tid: i32, pid: i32) -> bool {
+    // SAFETY: signal 0 only checks; integers only.
+    tid > 0 && unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) } == 0
+}
+
+/// The calling thread.
+pub fn current_thread() -> i32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// Interrupts a system call that the thread `tid` of this process waits in.
+///
+/// # Errors
+/// ESRCH when the thread has ended.
+pub fn interrupt(tid: i32) -> io::Result<()> {
+    // SAFETY: getpid cannot fail.
+    let process = unsafe { libc::getpid() };
+    // SAFETY: integers only; the signal has the handler that `prepare_interrupts` installed.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, process, tid, libc::SIGUSR1) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+extern "C" fn nothing(_signal: libc::c_int) {}
+
+/// Lets [`interrupt`] end a system call with EINTR instead of ending the program.
+pub fn prepare_interrupts() {
+    // SAFETY: an all-zero sigaction is valid: no flags (so no SA_RESTART), an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: the handler does nothing, so it is safe in any context.
+    unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()) };
+}
+
+/// Raises the number of open files to the hard limit; the limit in force then.
+pub fn raise_file_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes into a struct of the right type.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: reads a struct of the right type.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    // SAFETY: as the first.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur
+}
+
+/// No core dumps, and no other process of ours may read our memory.
+pub fn forbid_dumps() {
+    // SAFETY: integers only.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+}
+
+/// Blocks SIGTERM, SIGINT and SIGHUP in this thread and those it starts later, for [`wait_for_signal`].
+pub fn block_termination() {
+    let set = termination();
+    // SAFETY: reads a set that is initialised; the old one is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+}
+
+/// Waits for SIGTERM, SIGINT or SIGHUP; the number of the one that came.
+pub fn wait_for_signal() -> i32 {
+    let set = termination();
+    loop {
+        let mut number = 0;
+        // SAFETY: reads an initialised set and writes an integer of ours.
+        if unsafe { libc::sigwait(&raw const set, &raw mut number) } == 0 {
+            return number;
+        }
+    }
+}
+
+fn termination() -> libc::sigset_t {
+    // SAFETY: an all-zero set is a valid value to initialise.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours; the calls only write into it.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: as above.
+        unsafe { libc::sigaddset(&raw mut set, number) };
+    }
+    set
+}
