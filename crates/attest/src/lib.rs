@@ -1,0 +1,4 @@
+//! Evidence, proof and reference values: messages in, messages out.
+#![forbid(unsafe_code)]
+
+pub mod proof;
