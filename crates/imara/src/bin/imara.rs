@@ -1,0 +1,4 @@
+//! `imara`, the tool.
+fn main() -> std::process::ExitCode {
+    imara::command::main()
+}

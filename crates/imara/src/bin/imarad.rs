@@ -1,0 +1,4 @@
+//! `imarad`, the daemon.
+fn main() -> std::process::ExitCode {
+    imara::command::daemon()
+}

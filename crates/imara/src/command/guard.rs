@@ -1,0 +1,63 @@
+//! `imara guard`, and `imarad`.
+
+use super::CommandResult;
+use crate::guard::config::{Config, DEFAULT_PATH, File};
+use crate::guard::run;
+use std::path::{Path, PathBuf};
+
+/// Guard file systems in the foreground: measure and appraise what is executed, mapped and opened.
+///
+/// Prints `ready` on standard output once it is in force; SIGTERM ends it in order. What is not on the command line comes
+/// from the configuration file.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A directory; the whole file system that holds it is guarded (may be repeated).
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    watch: Vec<PathBuf>,
+    /// The IMA policy.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// A certificate (DER or PEM) or public key that signatures are verified with (may be repeated).
+    #[arg(long, value_name = "CERT", num_args = 1..)]
+    key: Vec<PathBuf>,
+    /// What a file that does not pass leads to: enforce, log, fix or off.
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
+    /// The TPM to extend: auto, none, swtpm or a device.
+    #[arg(long, value_name = "TPM")]
+    tpm: Option<String>,
+    /// Where the socket, the list and the software TPM's state are.
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// The template of rules without `template=`: ima-ng or ima-sig.
+    #[arg(long, value_name = "NAME")]
+    template: Option<String>,
+    /// The default hash.
+    #[arg(long, value_name = "NAME")]
+    hash: Option<String>,
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What keeps the guard from starting.
+pub fn run(arguments: Arguments) -> CommandResult {
+    let mut file = match &arguments.config {
+        Some(path) => File::read(path)?,
+        None if Path::new(DEFAULT_PATH).exists() => File::read(Path::new(DEFAULT_PATH))?,
+        None => File::default(),
+    };
+    let some = |paths: Vec<PathBuf>| (!paths.is_empty()).then_some(paths);
+    file.watch = some(arguments.watch).or(file.watch);
+    file.policy = arguments.policy.or(file.policy);
+    file.keys = some(arguments.key).or(file.keys);
+    file.mode = arguments.mode.or(file.mode);
+    file.tpm = arguments.tpm.or(file.tpm);
+    file.runtime_dir = arguments.runtime_dir.or(file.runtime_dir);
+    file.template = arguments.template.or(file.template);
+    file.hash = arguments.hash.or(file.hash);
+    run::run(&Config::new(file)?, |note| eprintln!("imara: {note}"))
+}

@@ -1,0 +1,93 @@
+//! The command line: one subcommand a file.
+
+use crate::output::{Failure, Outcome, complain};
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+pub mod explain;
+pub mod guard;
+pub mod key;
+pub mod man;
+pub mod measurement;
+pub mod mode;
+pub mod paths;
+pub mod policy;
+pub mod show;
+pub mod sign;
+pub mod status;
+pub mod verify;
+
+/// An integrity subsystem for Linux: signs, guards, measures, appraises and proves files, in the kernel's own formats.
+#[derive(Parser)]
+#[command(name = "imara", version, propagate_version = true)]
+pub struct Imara {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Key(key::Arguments),
+    Sign(sign::Arguments),
+    Verify(verify::Arguments),
+    Show(show::Arguments),
+    Guard(guard::Arguments),
+    Status(status::Arguments),
+    Explain(explain::Arguments),
+    Mode(mode::Arguments),
+    Measurement(measurement::Arguments),
+    Policy(policy::Arguments),
+    #[command(hide = true)]
+    Man(man::Arguments),
+}
+
+/// Which running guard is meant.
+#[derive(clap::Args)]
+pub struct RuntimeDirectory {
+    /// The running guard's runtime directory.
+    #[arg(long, value_name = "DIR", default_value = crate::guard::config::DEFAULT_RUNTIME_DIRECTORY)]
+    pub runtime_dir: std::path::PathBuf,
+}
+
+/// The daemon: `imara guard` as a service.
+#[derive(Parser)]
+#[command(name = "imarad", version)]
+struct Imarad {
+    #[command(flatten)]
+    guard: guard::Arguments,
+}
+
+/// Runs `imarad` with the process's arguments.
+pub fn daemon() -> ExitCode {
+    finish(guard::run(Imarad::parse().guard))
+}
+
+/// What a subcommand returns: how it ended, or why it could not do what was asked.
+pub type CommandResult = Result<Outcome, Failure>;
+
+/// Runs `imara` with the process's arguments.
+pub fn main() -> ExitCode {
+    let imara = Imara::parse();
+    finish(match imara.command {
+        Command::Key(arguments) => key::run(arguments),
+        Command::Sign(arguments) => sign::run(arguments),
+        Command::Verify(arguments) => verify::run(arguments),
+        Command::Show(arguments) => show::run(arguments),
+        Command::Guard(arguments) => guard::run(arguments),
+        Command::Status(arguments) => status::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::Mode(arguments) => mode::run(arguments),
+        Command::Measurement(arguments) => measurement::run(arguments),
+        Command::Policy(arguments) => policy::run(arguments),
+        Command::Man(arguments) => man::run(&arguments),
+    })
+}
+
+fn finish(result: CommandResult) -> ExitCode {
+    result
+        .unwrap_or_else(|failure| {
+            complain(&failure);
+            failure.outcome
+        })
+        .into()
+}

@@ -1,0 +1,347 @@
+//! `imara policy`: checks IMA policies and prints the built-in ones.
+
+use super::CommandResult;
+use crate::output::{Failure, Outcome, print, print_json};
+use clap::{Args, Subcommand, ValueEnum};
+use imara_format::policy::{
+    BUILTIN_NAMES, KernelVersion, Lsm, LsmLabels, Policy, PolicyError, Target, builtin, lines, parse_line,
+};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+
+/// IMA policies: check, built-in ones.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(Check),
+    Builtin(Builtin),
+}
+
+/// Check a policy as a kernel would take it.
+///
+/// Exit status: 0 it is taken, 1 it is refused (each refused line is shown), 2 wrong command line.
+#[derive(Args)]
+struct Check {
+    /// The kernel that is to take it.
+    #[arg(long, value_enum, default_value_t = Kernel::Latest)]
+    kernel: Kernel,
+    /// The kernel's security module, which label conditions ask.
+    #[arg(long, value_enum, default_value_t = SecurityModule::None)]
+    lsm: SecurityModule,
+    /// Take the labels named as known to the security module; otherwise it knows none, and refuses them.
+    #[arg(long)]
+    known_labels: bool,
+    /// The kernel is built with appended signatures (modsig).
+    #[arg(long)]
+    modsig: bool,
+    /// Check as Imara's own guard takes it, not a kernel.
+    #[arg(long, conflicts_with_all = ["kernel", "lsm", "known_labels", "modsig"])]
+    guard: bool,
+    /// Judge each line alone, as if it were written to the kernel by itself.
+    #[arg(long)]
+    each_line: bool,
+    /// Print JSON: one document, or with --each-line one object a line.
+    #[arg(long)]
+    json: bool,
+    /// The policy; `-` is standard input.
+    file: PathBuf,
+}
+
+/// Print a policy that the kernel carries within it.
+#[derive(Args)]
+struct Builtin {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    /// Its name, as `ima_policy=` takes it; `ima_tcb` and `ima_appraise_tcb` are the old parameters.
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(BUILTIN_NAMES))]
+    name: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kernel {
+    #[value(name = "6.1")]
+    V6_1,
+    #[value(name = "6.12")]
+    V6_12,
+    Latest,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SecurityModule {
+    #[value(name = "apparmor")]
+    AppArmor,
+    #[value(name = "selinux")]
+    Selinux,
+    Smack,
+    None,
+}
+
+/// The number of the JSON documents' form.
+const SCHEMA: u32 = 1;
+
+/// What a kernel takes of one write, in bytes: a page, less its end.
+const MAX_WRITE: usize = 4095;
+
+/// Runs it.
+///
+/// # Errors
+/// What the command could not do.
+pub fn run(arguments: Arguments) -> CommandResult {
+    match arguments.command {
+        Command::Check(check) => check.run(),
+        Command::Builtin(builtin) => builtin.run(),
+    }
+}
+
+impl Check {
+    fn run(&self) -> CommandResult {
+        let text = read(&self.file)?;
+        if self.each_line { Ok(self.each_line(&text)) } else { Ok(self.whole(&text)) }
+    }
+
+    fn target(&self) -> Target {
+        if self.guard {
+            return Target::guard();
+        }
+        let kernel = match self.kernel {
+            Kernel::V6_1 => KernelVersion::V6_1,
+            Kernel::V6_12 => KernelVersion::V6_12,
+            Kernel::Latest => KernelVersion::Latest,
+        };
+        let lsm = match self.lsm {
+            SecurityModule::AppArmor => Lsm::AppArmor,
+            SecurityModule::Selinux => Lsm::Selinux,
+            SecurityModule::Smack => Lsm::Smack,
+            SecurityModule::None => Lsm::None,
+        };
+        let lsm_labels = if self.known_labels { LsmLabels::Known } else { LsmLabels::Unknown };
+        Target { lsm, lsm_labels, modsig: self.modsig, ..Target::kernel(kernel) }
+    }
+
+    fn taker(&self) -> String {
+        let target = self.target();
+        match self.guard {
+            true => "the guard".to_owned(),
+            false if target.kernel == KernelVersion::Latest => "the latest Linux".to_owned(),
+            false => format!("Linux {}", target.kernel),
+        }
+    }
+
+    fn each_line(&self, text: &[u8]) -> Outcome {
+        let target = self.target();
+        let mut outcome = Outcome::Done;
+        for (number, line) in lines(text) {
+            let written = if self.guard { line } else { line.get(..MAX_WRITE).unwrap_or(line) };
+            let error = parse_line(written, number, &target).err();
+            let cut = (written.len() < line.len()).then_some("only the first 4095 bytes of a write are read");
+            if error.is_some() {
+                outcome = Outcome::Failed;
+            }
+            if self.json {
+                let message = error.as_ref().map(|error| error.kind.to_string()).or(cut.map(str::to_owned));
+                let verdict = json!({
+                    "line": number,
+                    "verdict": if error.is_some() { "reject" } else { "accept" },
+                    "errno": error.as_ref().map(|error| error.errno.name()),
+                    "message": message,
+                });
+                print(format_args!("{verdict}\n"));
+            } else {
+                match (&error, cut) {
+                    (Some(error), _) => {
+                        print(format_args!("{number}\treject\t{}\t{}\n", error.errno, shown(&error.kind.to_string())))
+                    }
+                    (None, Some(cut)) => print(format_args!("{number}\taccept\t\t{cut}\n")),
+                    (None, None) => print(format_args!("{number}\taccept\n")),
+                }
+            }
+        }
+        outcome
+    }
+
+    fn whole(&self, text: &[u8]) -> Outcome {
+        let parsed = Policy::parse(text, &self.target());
+        let (rules, errors) = match &parsed {
+            Ok(policy) => (policy.rules.len(), [].as_slice()),
+            Err(errors) => (0, errors.as_slice()),
+        };
+        let empty = parsed.is_ok() && rules == 0;
+        let warnings = if self.guard { Vec::new() } else { warnings(text) };
+        let accepted = parsed.is_ok() && (self.guard || !empty);
+        if self.json {
+            print_json(&json!({
+                "schema": SCHEMA,
+                "file": self.file.display().to_string(),
+                "for": self.taker(),
+                "verdict": if accepted { "accept" } else { "reject" },
+                "rules": parsed.as_ref().ok().map(|_| rules),
+                "errors": errors.iter().map(error_json).collect::<Vec<_>>(),
+                "warnings": warnings,
+            }));
+        } else {
+            let name = self.file.display().to_string();
+            let lines: Vec<_> = lines(text).map(|(_, line)| line).collect();
+            let mut said: String = errors.iter().map(|error| diagnostic(&name, &lines, error)).collect();
+            for warning in &warnings {
+                said.push_str(&format!("{name}: warning: {warning}\n"));
+            }
+            if empty && !accepted {
+                said.push_str(&format!("{name}: no rule: the kernel would put nothing in force\n"));
+            } else if !accepted {
+                let noun = if errors.len() == 1 { "line" } else { "lines" };
+                said.push_str(&format!("{name}: {} {noun} refused by {}\n", errors.len(), self.taker()));
+            }
+            // Nothing is left to tell anybody when standard error is gone.
+            let _ = io::stderr().lock().write_all(said.as_bytes());
+            if accepted {
+                let noun = if rules == 1 { "rule" } else { "rules" };
+                print(format_args!("{name}: {rules} {noun}, taken by {}\n", self.taker()));
+            }
+        }
+        if accepted { Outcome::Done } else { Outcome::Failed }
+    }
+}
+
+impl Builtin {
+    fn run(&self) -> CommandResult {
+        let policy =
+            builtin(&self.name).ok_or_else(|| Failure::usage(format!("no built-in policy `{}`", self.name)))?;
+        if self.json {
+            let rules: Vec<_> = policy.rules.iter().map(ToString::to_string).collect();
+            print_json(&json!({ "schema": SCHEMA, "name": self.name, "rules": rules }));
+        } else {
+            print(&policy);
+            if policy.rules.is_empty() {
+                print("# no rules: it makes signatures fail on filesystems that cannot be trusted\n");
+            }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let read = if path == Path::new("-") {
+        let mut text = Vec::new();
+        io::stdin().lock().read_to_end(&mut text).map(|_| text)
+    } else {
+        fs::read(path)
+    };
+    read.map_err(|error| Failure::failed(format!("{}: cannot be read: {error}", path.display())))
+}
+
+/// What a kernel takes in one way and not in the other.
+fn warnings(text: &[u8]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        warnings.push(
+            "the last line has no newline: the kernel refuses it (EINVAL) when it is given the file's path".to_owned(),
+        );
+    }
+    for (number, line) in lines(text).filter(|(_, line)| line.len() > MAX_WRITE) {
+        let length = line.len();
+        warnings.push(format!(
+            "line {number} has {length} bytes: of a rule that is written to it the kernel reads {MAX_WRITE}; give it the file's path"
+        ));
+    }
+    warnings
+}
+
+fn error_json(error: &PolicyError) -> Value {
+    json!({
+        "line": error.line,
+        "column": error.column,
+        "token": error.token,
+        "errno": error.errno.name(),
+        "message": error.kind.to_string(),
+        "hint": error.hint(),
+    })
+}
+
+/// An error with its line, the token marked.
+fn diagnostic(name: &str, lines: &[&[u8]], error: &PolicyError) -> String {
+    /// What is shown of a long line, in characters, before the token and from it on.
+    const BEFORE: usize = 60;
+    const AFTER: usize = 80;
+    let line = error.line.checked_sub(1).and_then(|index| lines.get(index)).copied().unwrap_or_default();
+    let (before, from) = line.split_at_checked(error.column.saturating_sub(1)).unwrap_or((line, b""));
+    let (token, after) = from.split_at_checked(error.length).unwrap_or((from, b""));
+    // Bytes beyond what can be shown are not looked at, however many there are.
+    let lossy = |bytes: &[u8]| shown(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * AFTER)]));
+    let tail = |bytes: &[u8]| shown(&String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(4 * BEFORE)..]));
+    let before = tail(before);
+    let skipped = before.chars().count().saturating_sub(BEFORE);
+    let before: String = before.chars().skip(skipped).collect();
+    let (token, after) = (lossy(token), lossy(after));
+    let marks = token.chars().count().clamp(1, AFTER);
+    let rest: String = token.chars().chain(after.chars()).take(AFTER).collect();
+    let (number, indent) = (error.line.to_string(), before.chars().count());
+    let mut out =
+        format!("{name}:{}:{}: {} ({})\n", error.line, error.column, shown(&error.kind.to_string()), error.errno);
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "  {number} | {before}{rest}");
+    let _ = writeln!(out, "  {:width$} | {:indent$}{}", "", "", "^".repeat(marks), width = number.len());
+    if !error.hint().is_empty() {
+        let _ = writeln!(out, "  {:width$} = {}", "", shown(&error.hint()), width = number.len());
+    }
+    out
+}
+
+/// Text as a terminal may show it: a control character becomes a single stand-in, so that columns stay.
+fn shown(text: &str) -> String {
+    text.chars()
+        .map(|letter| match letter {
+            '\t' => ' ',
+            _ if letter.is_control() => '\u{fffd}',
+            _ => letter,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn diagnostics(text: &[u8]) -> String {
+        let errors = Policy::parse(text, &Target::guard()).unwrap_err();
+        let lines: Vec<_> = lines(text).map(|(_, line)| line).collect();
+        errors.iter().map(|error| diagnostic("p", &lines, error)).collect()
+    }
+
+    #[test]
+    fn an_error_is_shown_with_its_token_marked() {
+        assert_eq!(
+            diagnostics(b"measure\nmeasure\tfnc=BPRM_CHECK uid=0\n"),
+            "p:2:9: `fnc=BPRM_CHECK` is not a word of the policy language (EINVAL)\n  \
+               2 | measure fnc=BPRM_CHECK uid=0\n    \
+                 |         ^^^^^^^^^^^^^^\n    \
+                 = did you mean `func=BPRM_CHECK`?\n"
+        );
+    }
+
+    #[test]
+    fn a_hostile_line_is_shown_short_and_plain() {
+        let long = [b"measure uid=0 ".as_slice(), &b"x".repeat(1 << 20), b" \x1b[31m"].concat();
+        for text in
+            [long.as_slice(), b"measure \x1b[31m", b"\0", b"measure \xff\xfe\xfd", "\u{e4}".repeat(500).as_bytes()]
+        {
+            let shown = diagnostics(text);
+            assert!(shown.len() < 2000 && !shown.contains('\x1b') && shown.contains('^'), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_only_one_way_of_loading_takes_is_warned_of() {
+        assert_eq!(warnings(b"measure\n"), Vec::<String>::new());
+        assert_eq!(warnings(b"measure").len(), 1);
+        assert_eq!(warnings(&[b"measure".as_slice(), &b" ".repeat(4090), b"\n"].concat()).len(), 1);
+    }
+}

@@ -1,0 +1,146 @@
+//! `imara status`.
+
+use super::{CommandResult, RuntimeDirectory};
+use crate::guard::control::{Request, ask};
+use crate::guard::run::why_not_higher;
+use crate::output::{Failure, Outcome, print, print_json};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+/// Show what is going on: level, policy, counts, TPM, keys, and the last refusals.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    runtime: RuntimeDirectory,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// The guard cannot answer.
+pub fn run(arguments: Arguments) -> CommandResult {
+    let status = match ask(&arguments.runtime.runtime_dir, &Request::Status) {
+        Ok(status) => status,
+        // Without a guard there is still something to say: whether the kernel's own IMA is there.
+        Err(Failure { outcome: Outcome::Lacking, what, next }) => without_guard(&what, &next),
+        Err(failure) => return Err(failure),
+    };
+    if arguments.json {
+        print_json(&status);
+    } else {
+        print(for_people(&status));
+    }
+    Ok(if status["provider"] == "none" { Outcome::Lacking } else { Outcome::Done })
+}
+
+fn without_guard(what: &str, next: &str) -> Value {
+    let kernel = imara_linux::kernel_ima::status();
+    let provider = if kernel.is_some() { "kernel" } else { "none" };
+    json!({
+        "schema": 1,
+        "provider": provider,
+        "level": if kernel.is_some() { json!("K") } else { json!(0) },
+        "why_not_higher": why_not_higher(),
+        "guard": what,
+        "next": next,
+        "list": kernel.map(|kernel| json!({
+            "path": imara_linux::kernel_ima::BINARY_LIST,
+            "entries": kernel.entries,
+            "violations": kernel.violations,
+        })),
+    })
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn for_people(status: &Value) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<11} {value}");
+    };
+    let level = match text(&status["level"]).as_str() {
+        "1" => "1 (fanotify)".to_owned(),
+        "K" => "K (the kernel's own IMA)".to_owned(),
+        "0" => "0 (nothing is guarded)".to_owned(),
+        other => other.to_owned(),
+    };
+    line("level", level);
+    for reason in status["why_not_higher"].as_array().into_iter().flatten() {
+        line("  not more", text(reason));
+    }
+    if status["provider"] != "guard" {
+        line("guard", text(&status["guard"]));
+        line("  next", text(&status["next"]));
+        if !status["list"].is_null() {
+            let list = &status["list"];
+            line(
+                "list",
+                format!("{} entries, {} violations, {}", list["entries"], list["violations"], text(&list["path"])),
+            );
+        }
+        return out;
+    }
+    line("guard", format!("process {}, mode {}", status["pid"], text(&status["mode"])));
+    for watch in status["watch"].as_array().into_iter().flatten() {
+        line(
+            "watching",
+            format!("{} ({}, uuid {})", text(&watch["mount_point"]), text(&watch["type"]), text(&watch["uuid"])),
+        );
+    }
+    line("policy", format!("{}, {} rules", text(&status["policy"]["path"]), status["policy"]["rules"]));
+    for key in status["keys"].as_array().into_iter().flatten() {
+        line("key", format!("{} {} {}", text(&key["id"]), text(&key["kind"]), text(&key["subject"])));
+    }
+    let list = &status["list"];
+    line(
+        "list",
+        format!(
+            "{} entries, {} violations, {} not in the TPM; template {}, {}; {}",
+            list["entries"],
+            list["violations"],
+            list["not_in_tpm"],
+            text(&list["template"]),
+            text(&list["hash"]),
+            text(&list["path"])
+        ),
+    );
+    line("chain", text(&list["chain"]));
+    let tpm = &status["tpm"];
+    let trust = if tpm["root_of_trust"] == true { "a root of trust" } else { "no root of trust" };
+    let banks: Vec<String> = tpm["banks"].as_array().into_iter().flatten().map(text).collect();
+    line("TPM", format!("{} ({trust}), PCR {}, banks {}", text(&tpm["kind"]), tpm["pcr"], banks.join(" ")));
+    let counts = &status["counts"];
+    line(
+        "counts",
+        format!(
+            "{} accesses asked about, {} files hashed, {} did not pass, {} refused, {} errors",
+            counts["accesses"], counts["hashed"], counts["failed"], counts["refused"], counts["errors"]
+        ),
+    );
+    for note in status["notes"].as_array().into_iter().flatten() {
+        line("note", text(note));
+    }
+    for record in status["recent"].as_array().into_iter().flatten().take(8) {
+        let verdict = if record["refused"] == true { "refused" } else { "failed" };
+        line(
+            verdict,
+            format!(
+                "{} {} for {} ({})",
+                text(&record["path"]),
+                text(&record["cause"]),
+                text(&record["command"]),
+                text(&record["func"])
+            ),
+        );
+    }
+    out
+}

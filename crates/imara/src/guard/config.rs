@@ -1,0 +1,162 @@
+//! What the guard is told: the command line, else the configuration file, else the defaults.
+
+use crate::output::Failure;
+use imara_engine::check::Mode;
+use imara_format::hash::HashAlgorithm;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// Where the service's configuration is.
+pub const DEFAULT_PATH: &str = "/etc/imara/imara.toml";
+/// Where the socket, the list and the software TPM's state are.
+pub const DEFAULT_RUNTIME_DIRECTORY: &str = "/run/imara";
+/// The PCR that IMA measures into.
+pub const DEFAULT_PCR: u32 = 10;
+
+/// The configuration file; every key may be missing.
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct File {
+    /// Directories whose file systems are watched.
+    pub watch: Option<Vec<PathBuf>>,
+    /// The policy's path.
+    pub policy: Option<PathBuf>,
+    /// Certificates or public keys that labels are verified with.
+    pub keys: Option<Vec<PathBuf>>,
+    /// `enforce`, `log`, `fix` or `off`.
+    pub mode: Option<String>,
+    /// `auto`, `none`, `swtpm` or a device.
+    pub tpm: Option<String>,
+    /// Where the socket, the list and the software TPM's state are.
+    pub runtime_dir: Option<PathBuf>,
+    /// The template of rules without `template=`.
+    pub template: Option<String>,
+    /// The default hash.
+    pub hash: Option<String>,
+    /// The default PCR.
+    pub pcr: Option<u32>,
+}
+
+/// Which TPM is extended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TpmChoice {
+    /// The machine's, else a software TPM, else none.
+    Auto,
+    /// None.
+    None,
+    /// A software TPM.
+    Software,
+    /// This device.
+    Device(PathBuf),
+}
+
+/// All that the guard needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directories whose file systems are watched.
+    pub watch: Vec<PathBuf>,
+    /// The policy's path.
+    pub policy: PathBuf,
+    /// Certificates or public keys that labels are verified with.
+    pub keys: Vec<PathBuf>,
+    /// The mode at the start.
+    pub mode: Mode,
+    /// Which TPM is extended.
+    pub tpm: TpmChoice,
+    /// Where the socket, the list and the software TPM's state are.
+    pub runtime_directory: PathBuf,
+    /// The template of rules without `template=`.
+    pub template: String,
+    /// The default hash.
+    pub hash: HashAlgorithm,
+    /// The default PCR.
+    pub pcr: u32,
+}
+
+impl File {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`Failure`] that names the file and the place in it.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
+        toml::from_str(&text).map_err(|error| {
+            Failure::failed(format_args!("{}: {error}", path.display()))
+                .next("the keys are watch, policy, keys, mode, tpm, runtime-dir, template, hash and pcr")
+        })
+    }
+}
+
+impl Config {
+    /// Puts `file` in order.
+    ///
+    /// # Errors
+    /// [`Failure`] that names what is missing or unknown.
+    pub fn new(file: File) -> Result<Self, Failure> {
+        let watch = file.watch.unwrap_or_default();
+        if watch.is_empty() {
+            return Err(Failure::usage("nothing is to be watched")
+                .next(format_args!("name a directory with --watch, or `watch = [...]` in {DEFAULT_PATH}")));
+        }
+        let policy = file.policy.ok_or_else(|| {
+            Failure::usage("no policy is named")
+                .next(format_args!("name one with --policy, or `policy = \"...\"` in {DEFAULT_PATH}"))
+        })?;
+        let mode = file.mode.as_deref().unwrap_or("enforce");
+        let mode = Mode::from_name(mode)
+            .ok_or_else(|| Failure::usage(format_args!("mode `{mode}` is not one of enforce, log, fix, off")))?;
+        let hash = file.hash.as_deref().unwrap_or("sha256");
+        let hash = HashAlgorithm::from_name(hash)
+            .ok_or_else(|| Failure::usage(format_args!("hash algorithm `{hash}` is not known")))?;
+        let pcr = file.pcr.unwrap_or(DEFAULT_PCR);
+        if pcr > 23 || pcr == 16 || pcr == 23 {
+            return Err(Failure::usage(format_args!("PCR {pcr} cannot hold a measurement list"))
+                .next("choose one from 8 to 14; IMA's is 10 (16 and 23 can be reset by anybody, and there are 24)"));
+        }
+        let tpm = match file.tpm.as_deref().unwrap_or("auto") {
+            "auto" => TpmChoice::Auto,
+            "none" => TpmChoice::None,
+            "swtpm" => TpmChoice::Software,
+            device if device.starts_with('/') => TpmChoice::Device(device.into()),
+            other => {
+                return Err(Failure::usage(format_args!("TPM `{other}` is not auto, none, swtpm or a device's path")));
+            }
+        };
+        Ok(Self {
+            watch,
+            policy,
+            keys: file.keys.unwrap_or_default(),
+            mode,
+            tpm,
+            runtime_directory: file.runtime_dir.unwrap_or_else(|| DEFAULT_RUNTIME_DIRECTORY.into()),
+            template: file.template.unwrap_or_else(|| "ima-sig".into()),
+            hash,
+            pcr,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_or_unknown_is_named() {
+        let file = |text: &str| toml::from_str::<File>(text).map_err(|error| error.to_string());
+        assert!(file("wacth = []").unwrap_err().contains("wacth"));
+        for (text, word) in [
+            ("", "watched"),
+            ("watch = ['/x']", "policy"),
+            ("watch = ['/x']\npolicy = '/p'\nmode = 'hard'", "hard"),
+            ("watch = ['/x']\npolicy = '/p'\ntpm = 'tpm0'", "tpm0"),
+            ("watch = ['/x']\npolicy = '/p'\nhash = 'SHA256'", "SHA256"),
+            ("watch = ['/x']\npolicy = '/p'\npcr = 16", "16"),
+        ] {
+            let failure = Config::new(file(text).unwrap()).unwrap_err();
+            assert!(failure.what.contains(word), "{text}: {}", failure.what);
+        }
+        let config = Config::new(file("watch = ['/x']\npolicy = '/p'").unwrap()).unwrap();
+        assert_eq!((config.mode, config.pcr, config.tpm), (Mode::Enforce, 10, TpmChoice::Auto));
+    }
+}

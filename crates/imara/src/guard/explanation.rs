@@ -1,0 +1,294 @@
+//! What `imara explain` says: which rule, which digest, which label, which key, and what would make it pass.
+
+use imara_engine::appraise::{Appraisal, Cause, IntegrityStatus};
+use imara_engine::check::{Hook, Mode};
+use imara_engine::explain::{Explanation, User, explain};
+use imara_engine::keyring::{Keyring, VerifyError};
+use imara_engine::policy::{CompiledPolicy, Why};
+use imara_format::hash::{HashAlgorithm, to_hex};
+use imara_format::label::Label;
+use imara_format::policy::Func;
+use imara_format::signature::Signature;
+use imara_linux::hooks::fanotify::OpenedFile;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// The hooks that a file can meet at level 1, with what each means to people.
+const HOOKS: [(Func, u8, &str); 3] =
+    [(Func::BprmCheck, 1, "executed"), (Func::MmapCheck, 1, "mapped as a library"), (Func::FileCheck, 4, "read")];
+
+/// Explains a file: a JSON document with a schema number.
+///
+/// # Errors
+/// What opening or reading the file says, as text.
+pub fn explain_file(
+    policy: &CompiledPolicy,
+    keys: &Keyring,
+    hash: HashAlgorithm,
+    mode: Mode,
+    path: &Path,
+    uid: u32,
+) -> Result<Value, String> {
+    let file = imara_linux::files::open_regular(path).map_err(|error| error.to_string())?;
+    let opened = OpenedFile::new(file.as_fd()).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mappable = opened.elf().is_some_and(|elf| elf.executable_segment);
+    let mut hooks = Vec::new();
+    let mut denied = false;
+    for (func, mask, used) in HOOKS {
+        if func == Func::MmapCheck && !mappable {
+            continue;
+        }
+        let explanation = explain(policy, keys, hash, &opened, &User(uid), Hook { func, mask })
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let verdict = verdict(&explanation, mode);
+        denied |= verdict == "deny";
+        hooks.push(describe(policy, keys, &explanation, verdict, used, path));
+    }
+    Ok(json!({
+        "schema": 1,
+        "path": path.to_string_lossy(),
+        "uid": uid,
+        "mode": mode.name(),
+        "verdict": if denied { "deny" } else { "allow" },
+        "hooks": hooks,
+    }))
+}
+
+fn verdict(explanation: &Explanation, mode: Mode) -> &'static str {
+    let passed = explanation
+        .appraisal
+        .as_ref()
+        .is_none_or(|appraisal| appraisal.status == IntegrityStatus::Pass && allowed(explanation));
+    match mode {
+        Mode::Enforce if !passed => "deny",
+        Mode::Enforce | Mode::Log | Mode::Fix | Mode::Off => "allow",
+    }
+}
+
+fn allowed(explanation: &Explanation) -> bool {
+    let algorithm = explanation.digest.algorithm();
+    explanation.decision.allowed_algorithms.is_none_or(|set| set.contains(algorithm))
+}
+
+fn describe(
+    policy: &CompiledPolicy,
+    keys: &Keyring,
+    explanation: &Explanation,
+    verdict: &str,
+    used: &str,
+    path: &Path,
+) -> Value {
+    let rule = |index: Option<usize>| index.and_then(|index| rule_json(policy, index));
+    let decision = &explanation.decision;
+    let cause = explanation.appraisal.as_ref().and_then(|appraisal| {
+        appraisal.cause.or_else(|| (!allowed(explanation)).then_some(Cause::DeniedHashAlgorithm))
+    });
+    json!({
+        "func": explanation.hook.func.name(),
+        "when": used,
+        "verdict": verdict,
+        "measure": rule(decision.measure),
+        "appraise": rule(decision.appraise),
+        "audit": rule(decision.audit),
+        "hash": rule(decision.hash),
+        "digest": explanation.digest.to_string(),
+        "label": label_json(explanation.label.as_deref(), keys),
+        "cause": cause.map(Cause::words),
+        "why": explanation.appraisal.as_ref().map(|appraisal| why(appraisal, cause, explanation)),
+        "to_pass": cause.map(|cause| remedy(cause, explanation, path)),
+        "rules": explanation.rules.iter().map(|rule| json!({
+            "rule": rule.rule + 1,
+            "line": policy.rules().get(rule.rule).map(|rule| rule.line),
+            "outcome": outcome(&rule.why),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn outcome(why: &Why) -> String {
+    match why {
+        Why::Decides => "matches first and decides".into(),
+        Why::Decided { by } => format!("rule {} has decided already", by + 1),
+        Why::NothingToDo => "no rule asks for what it excepts".into(),
+        Why::Fails { condition, found } => format!("{condition} does not hold: found {found}"),
+    }
+}
+
+fn rule_json(policy: &CompiledPolicy, index: usize) -> Option<Value> {
+    let rule = policy.rules().get(index)?;
+    Some(json!({ "rule": index + 1, "line": rule.line, "text": rule.to_string() }))
+}
+
+fn label_json(label: Option<&[u8]>, keys: &Keyring) -> Value {
+    let Some(label) = label else {
+        return Value::Null;
+    };
+    let key = |id: &[u8; 4]| {
+        let known = keys.find(id);
+        json!({
+            "id": to_hex(id),
+            "known": known.is_some(),
+            "subject": known.and_then(|key| key.certificate()).map(|certificate| certificate.subject.clone()),
+        })
+    };
+    match Label::parse_ima(label) {
+        Ok(Label::Digest { digest, .. }) => json!({ "type": "digest", "digest": digest.to_string() }),
+        Ok(Label::Signature(Signature::V2(signature)) | Label::VeritySignature(Signature::V2(signature))) => json!({
+            "type": "signature",
+            "version": 2,
+            "algorithm": signature.algorithm.name(),
+            "key": key(&signature.key_id),
+        }),
+        Ok(Label::Signature(other) | Label::VeritySignature(other) | Label::EvmPortable(other)) => json!({
+            "type": "signature",
+            "version": other.version(),
+            "key": { "id": to_hex(other.key_id()), "known": false },
+        }),
+        Ok(Label::EvmHmac(_)) => json!({ "type": "evm-hmac" }),
+        Err(error) => json!({ "type": "unreadable", "error": error.to_string(), "bytes": to_hex(label) }),
+    }
+}
+
+fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -> String {
+    let Some(cause) = cause else {
+        return "the label matches the content".into();
+    };
+    match (cause, &appraisal.signature_error) {
+        (Cause::InvalidSignature, Some(VerifyError::UnknownKey { key_id })) => {
+            format!("it is signed with the key {}, which the guard was not given", to_hex(key_id))
+        }
+        (Cause::InvalidSignature, Some(VerifyError::RevokedKey { key_id })) => {
+            format!("it is signed with the key {}, which is revoked", to_hex(key_id))
+        }
+        (Cause::InvalidSignature, Some(VerifyError::Rejected { key_id, .. })) => format!(
+            "the signature by the key {} is over other content: the file was changed after it was signed, or the label \
+             belongs to another file",
+            to_hex(key_id)
+        ),
+        (Cause::InvalidSignature, Some(error @ VerifyError::AlgorithmMismatch { .. })) => error.to_string(),
+        (Cause::InvalidSignature, None) => match explanation.label.as_deref().map(Label::parse_ima) {
+            Some(Err(error)) => format!("the signature cannot be read: {error}"),
+            _ => "the signature's version is not one that is verified here".into(),
+        },
+        (Cause::MissingHash, _) => "it has no label (security.ima)".into(),
+        (Cause::ImaSignatureRequired, _) => "the rule wants a signature, and the label holds none".into(),
+        (Cause::VeritySignatureRequired, _) => "the rule wants a signature over the fs-verity digest".into(),
+        (Cause::InvalidHash, _) => "the digest in the label is not the content's: the file was changed".into(),
+        (Cause::DeniedHashAlgorithm, _) => {
+            format!("the label uses {}, which the rule does not allow", explanation.digest.algorithm())
+        }
+        (Cause::UnknownImaData, _) => match explanation.label.as_deref().map(Label::parse_ima) {
+            Some(Err(error)) => format!("the label cannot be read: {error}"),
+            _ => "the label is of a type that does not belong there".into(),
+        },
+        (
+            Cause::InvalidSignatureVersion
+            | Cause::InvalidVeritySignature
+            | Cause::Unknown
+            | Cause::CollectFailed
+            | Cause::MeasureFailed
+            | Cause::Immutable
+            | Cause::Writers,
+            _,
+        ) => cause.words().into(),
+    }
+}
+
+/// What would make it pass, as a command to type.
+fn remedy(cause: Cause, explanation: &Explanation, path: &Path) -> String {
+    let file = quoted(path);
+    match cause {
+        Cause::MissingHash | Cause::InvalidHash if !explanation.decision.flags.signature_required => {
+            format!("imara sign -k /etc/keys/privkey_ima.pem {file}    # if its content is what you meant")
+        }
+        Cause::DeniedHashAlgorithm => {
+            let allowed = HashAlgorithm::ALL
+                .iter()
+                .find(|algorithm| explanation.decision.allowed_algorithms.is_some_and(|set| set.contains(**algorithm)))
+                .map_or("sha256", |algorithm| algorithm.name());
+            format!("imara sign -k /etc/keys/privkey_ima.pem -a {allowed} {file}")
+        }
+        Cause::VeritySignatureRequired | Cause::InvalidVeritySignature => {
+            "enable fs-verity on it and sign its fs-verity digest (version 3)".into()
+        }
+        _ => format!(
+            "imara sign -k /etc/keys/privkey_ima.pem {file}    # with the key of a certificate that the guard has"
+        ),
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// The same for people.
+pub fn for_people(document: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "{}: {} (mode {}, user {})",
+        text(&document["path"]),
+        if document["verdict"] == "deny" { "refused" } else { "let through" },
+        text(&document["mode"]),
+        document["uid"]
+    );
+    for hook in document["hooks"].as_array().into_iter().flatten() {
+        let verdict = if hook["verdict"] == "deny" { "refused" } else { "let through" };
+        let _ = write!(out, "\n  when {} ({}): {verdict}", text(&hook["when"]), text(&hook["func"]));
+        let _ = match hook["cause"].as_str() {
+            Some(cause) => writeln!(out, ", {cause}"),
+            None => writeln!(out),
+        };
+        for class in ["measure", "appraise", "audit", "hash"] {
+            let rule = &hook[class];
+            if !rule.is_null() {
+                let _ = writeln!(
+                    out,
+                    "    {class:<9} rule {} (line {}): {}",
+                    rule["rule"],
+                    rule["line"],
+                    text(&rule["text"])
+                );
+            }
+        }
+        let _ = writeln!(out, "    {:<9} {}", "content", text(&hook["digest"]));
+        let _ = writeln!(out, "    {:<9} {}", "label", label_for_people(&hook["label"]));
+        if let Some(why) = hook["why"].as_str() {
+            let _ = writeln!(out, "    {:<9} {why}", "why");
+        }
+        if let Some(remedy) = hook["to_pass"].as_str() {
+            let _ = writeln!(out, "    {:<9} {remedy}", "to pass");
+        }
+    }
+    out
+}
+
+fn label_for_people(label: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    match label["type"].as_str() {
+        None => "none".into(),
+        Some("digest") => format!("digest {}", text(&label["digest"])),
+        Some("signature") => {
+            let key = &label["key"];
+            let whose = match key["subject"].as_str() {
+                Some(subject) => format!("({subject})"),
+                None if key["known"] == true => "(known)".into(),
+                None => "(unknown here)".into(),
+            };
+            let version = &label["version"];
+            format!("signature v{version}, {}, key {} {whose}", text(&label["algorithm"]), text(&key["id"]))
+        }
+        Some("unreadable") => format!("unreadable: {}", text(&label["error"])),
+        Some(other) => other.into(),
+    }
+}

@@ -1,0 +1,577 @@
+//! From the configuration to a guard in force, and in order back again.
+
+use super::audit_log::{self, AuditLog};
+use super::config::{Config, TpmChoice};
+use super::control::{self, Request};
+use super::explanation;
+use super::list::{self, Chain, Mirror};
+use super::runtime::{self, HEARTBEAT, Left, Runtime};
+use crate::output::{Failure, Outcome};
+use imara_engine::audit::AuditRecord;
+use imara_engine::check::{Checker, Mode};
+use imara_engine::crypto::{self, PublicKey};
+use imara_engine::keyring::Keyring;
+use imara_engine::measure::MeasurementLog;
+use imara_engine::policy::CompiledPolicy;
+use imara_engine::tpm::Tpm;
+use imara_format::hash::to_hex;
+use imara_format::pcr::PcrValues;
+use imara_format::policy::{Policy, Rule, Target, TemplateName};
+use imara_format::template::Template;
+use imara_linux::hooks::fanotify::{Guard, GuardError};
+use imara_linux::swtpm::{Resumed, SoftwareTpm, SwtpmError};
+use imara_linux::sys;
+use imara_linux::tpm_device::{DeviceTransport, RESOURCE_MANAGER};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The TPM in use, and whether it is a root of trust.
+#[derive(Debug)]
+enum TpmInUse {
+    None(String),
+    Device(PathBuf),
+    Software(SoftwareTpm),
+}
+
+/// What is told of the start.
+#[derive(Debug, Default)]
+struct Beginning {
+    gap: Option<Value>,
+    chain: Option<Chain>,
+    notes: Vec<String>,
+}
+
+/// Runs a guard until SIGTERM, SIGINT or SIGHUP. `tell` says what is worth knowing to whoever started it.
+///
+/// # Errors
+/// [`Failure`] with what keeps it from starting; nothing is watched then.
+pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failure> {
+    let policy = read_policy(&config.policy)?;
+    let keys = read_keys(&config.keys)?;
+    let template = Template::built_in(&config.template).cloned().ok_or_else(|| {
+        Failure::usage(format_args!("template `{}` is not known", config.template)).next("choose ima-ng or ima-sig")
+    })?;
+    sys::process::forbid_dumps();
+    // Whatever OpenSSL loads, it must load before there is anything to wait for.
+    crypto::warm_up().map_err(Failure::failed)?;
+    let (runtime, left) = Runtime::take(&config.runtime_directory)?;
+    let directory = runtime.path("");
+    let boot = runtime::boot_id();
+    let same_boot = left.as_ref().is_some_and(|left| left.state.boot_id == boot);
+    let mut beginning = Beginning::default();
+    let (in_use, tpm) = open_tpm(config, &runtime, !same_boot)?;
+    // After the software TPM was started, which must not inherit it, and before any thread, which must.
+    sys::process::block_termination();
+    sys::lease::block_signals();
+    if let TpmInUse::None(why) = &in_use {
+        beginning.notes.push(format!("no TPM: {why}"));
+    }
+    let log = Arc::new(start_list(config, &runtime, left, same_boot, &in_use, tpm, &template, &mut beginning)?);
+    runtime.write_state(false).map_err(Failure::failed)?;
+    let (audit, recent, audit_thread) = AuditLog::open(&runtime.path(runtime::AUDIT_LOG)).map_err(Failure::failed)?;
+    let checker = Arc::new(Checker::new(policy, keys, Arc::clone(&log), template, config.mode, Box::new(audit)));
+    let software_tpm = match &in_use {
+        TpmInUse::Software(software) => software.pid(),
+        TpmInUse::None(_) | TpmInUse::Device(_) => 0,
+    };
+    let listener = control::listen(&directory).map_err(Failure::failed)?;
+    let guard = Guard::start(Arc::clone(&checker), &config.watch, software_tpm).map_err(cannot_guard)?;
+    let guard = Arc::new(Mutex::new(Some(guard)));
+    let status = Status {
+        guard: Arc::clone(&guard),
+        checker: Arc::downgrade(&checker),
+        recent,
+        about: about(config, &in_use, &beginning),
+        started: now_seconds(),
+    };
+    std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || control::serve(&listener, move |request| status.answer(request)))
+        .map_err(Failure::failed)?;
+    let heartbeat = runtime.heartbeat().map_err(Failure::failed)?;
+    std::thread::Builder::new()
+        .name("heartbeat".into())
+        .spawn(move || {
+            loop {
+                std::thread::sleep(HEARTBEAT);
+                heartbeat.beat();
+            }
+        })
+        .map_err(Failure::failed)?;
+    for note in &beginning.notes {
+        tell(note);
+    }
+    ready()?;
+    let signal = sys::process::wait_for_signal();
+    tell(&format!("ending on signal {signal}"));
+    stop(guard, checker, log, in_use, runtime, audit_thread, &mut tell)
+}
+
+/// The other way round: stop asking, then close the list, then the TPM.
+fn stop(
+    guard: Arc<Mutex<Option<Guard>>>,
+    checker: Arc<Checker>,
+    log: Arc<MeasurementLog>,
+    in_use: TpmInUse,
+    runtime: Runtime,
+    audit_thread: std::thread::JoinHandle<()>,
+    tell: &mut impl FnMut(&str),
+) -> Result<Outcome, Failure> {
+    if let Some(guard) = guard.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        guard.stop();
+    }
+    log.close_tpm();
+    drop(checker);
+    // The log's thread ends with the last checker; a command that is being answered may hold one for a moment.
+    let patience = std::time::Instant::now();
+    while !audit_thread.is_finished() && patience.elapsed() < std::time::Duration::from_secs(2) {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let mut outcome = Outcome::Done;
+    if let TpmInUse::Software(software) = in_use
+        && let Err(error) = software.stop()
+    {
+        tell(&format!("the software TPM did not stop in order: {error}"));
+        outcome = Outcome::Failed;
+    }
+    // The socket is of no use to anybody now.
+    let _ = std::fs::remove_file(runtime.path(runtime::SOCKET));
+    runtime.write_state(true).map_err(Failure::failed)?;
+    Ok(outcome)
+}
+
+/// Reads and compiles a policy.
+///
+/// # Errors
+/// [`Failure`] that names each line that is wrong.
+pub fn read_policy(path: &Path) -> Result<CompiledPolicy, Failure> {
+    let text = std::fs::read(path).map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
+    let policy = Policy::parse(&text, &Target::guard()).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Failure::failed(format_args!("{}: {}", path.display(), lines.join("; ")))
+            .next(format_args!("imara policy check {}", path.display()))
+    })?;
+    for rule in &policy.rules {
+        if let Some(why) = cannot_be_done(rule) {
+            return Err(Failure::failed(format_args!("{}: line {}: {why}", path.display(), rule.line))
+                .next(format_args!("leave it to the kernel's own IMA, or take it out of the guard's policy: {rule}")));
+        }
+    }
+    Ok(CompiledPolicy::new(policy))
+}
+
+/// Why a rule of the language asks for what the guard cannot do: better refused now than every access it matches later.
+fn cannot_be_done(rule: &Rule) -> Option<String> {
+    let known = [
+        TemplateName::ImaNg,
+        TemplateName::ImaSig,
+        TemplateName::ImaNgv2,
+        TemplateName::ImaSigv2,
+        TemplateName::ImaBuf,
+        TemplateName::ImaModsig,
+    ];
+    if let Some(template) = rule.template.filter(|template| !known.contains(template)) {
+        return Some(format!("the guard cannot fill the template {}", template.name()));
+    }
+    if let Some(pcr) = rule.pcr.filter(|pcr| *pcr > 23 || matches!(pcr, 16 | 23)) {
+        return Some(format!(
+            "PCR {pcr} cannot hold a measurement list (16 and 23 can be reset by anybody, and there are 24)"
+        ));
+    }
+    rule.verity.then(|| "the guard does not read fs-verity digests".to_owned())
+}
+
+/// Reads certificates or public keys.
+///
+/// # Errors
+/// [`Failure`] that names the file.
+pub fn read_keys(paths: &[PathBuf]) -> Result<Keyring, Failure> {
+    let mut keys = Keyring::new();
+    for path in paths {
+        let failed = |error: &dyn std::fmt::Display| Failure::failed(format_args!("{}: {error}", path.display()));
+        let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
+        keys.add(PublicKey::from_bytes(&bytes).map_err(|error| failed(&error))?);
+    }
+    Ok(keys)
+}
+
+fn cannot_guard(error: GuardError) -> Failure {
+    match &error {
+        GuardError::Fanotify(_) => Failure::lacking(&error)
+            .next("run as root (CAP_SYS_ADMIN), on a kernel with CONFIG_FANOTIFY_ACCESS_PERMISSIONS"),
+        GuardError::Path { .. } => Failure::failed(&error),
+        GuardError::Pseudo { .. } => Failure::usage(&error).next("name a directory of a file system that holds files"),
+        GuardError::Thread(_) => Failure::failed(&error),
+    }
+}
+
+fn open_tpm(config: &Config, runtime: &Runtime, fresh: bool) -> Result<(TpmInUse, Option<Tpm>), Failure> {
+    let device = |path: &Path| -> Result<(TpmInUse, Option<Tpm>), Failure> {
+        let transport = DeviceTransport::open(path).map_err(Failure::lacking)?;
+        let tpm = Tpm::new(Box::new(transport)).map_err(Failure::lacking)?;
+        if kernel_measures() && config.pcr == super::config::DEFAULT_PCR {
+            return Err(Failure::failed("the kernel's own IMA measures into PCR 10 of this TPM already")
+                .next("give the guard a PCR of its own (`pcr = 11` in the configuration), or --tpm swtpm"));
+        }
+        Ok((TpmInUse::Device(path.into()), Some(tpm)))
+    };
+    let software = || -> Result<(TpmInUse, Option<Tpm>), SwtpmError> {
+        let software = SoftwareTpm::start_or_attach(&runtime.path(runtime::TPM), fresh)?;
+        let tpm = Tpm::new(software.transport()).map_err(|source| SwtpmError::Tpm { pid: software.pid(), source })?;
+        Ok((TpmInUse::Software(software), Some(tpm)))
+    };
+    let none = |why: String| Ok((TpmInUse::None(why), None));
+    match &config.tpm {
+        TpmChoice::None => none("as configured".into()),
+        TpmChoice::Device(path) => device(path),
+        TpmChoice::Software => software().map_err(Failure::lacking),
+        TpmChoice::Auto if Path::new(RESOURCE_MANAGER).exists() => device(Path::new(RESOURCE_MANAGER)),
+        TpmChoice::Auto => match software() {
+            Err(error @ SwtpmError::NotInstalled) => none(format!("there is no {RESOURCE_MANAGER}, and {error}")),
+            result => result.map_err(Failure::lacking),
+        },
+    }
+}
+
+/// Whether the kernel's IMA has measured more than the boot aggregate, that is, has a policy that measures.
+fn kernel_measures() -> bool {
+    std::fs::read_to_string("/sys/kernel/security/ima/runtime_measurements_count")
+        .ok()
+        .and_then(|count| count.trim().parse::<u64>().ok())
+        .is_some_and(|count| count > 1)
+}
+
+/// Begins a fresh list, or goes on with the one that an earlier guard of this boot left.
+#[allow(clippy::too_many_arguments)] // One call, where everything that a list depends on comes together.
+fn start_list(
+    config: &Config,
+    runtime: &Runtime,
+    left: Option<Left>,
+    same_boot: bool,
+    in_use: &TpmInUse,
+    mut tpm: Option<Tpm>,
+    template: &Template,
+    beginning: &mut Beginning,
+) -> Result<MeasurementLog, Failure> {
+    let io = |error: std::io::Error| Failure::failed(format_args!("the measurement list: {error}"));
+    let tpm_lost = matches!(in_use, TpmInUse::Software(software) if software.resumed() == Resumed::Cleared);
+    if !same_boot || tpm_lost {
+        let why = if same_boot { "tpm-lost" } else { "earlier-boot" };
+        if let Some(aside) = list::set_aside(runtime, why).map_err(io)?
+            && same_boot
+        {
+            beginning.notes.push(format!(
+                "the software TPM was killed and its PCRs are lost: a fresh list begins, the old one is kept as {}",
+                aside.display()
+            ));
+        }
+    }
+    let restored = list::restore(runtime)?;
+    if let Some(cut) = &restored.cut {
+        beginning.notes.push(format!("the list ended within an entry; that piece is kept as {}", cut.display()));
+    }
+    let chain = match (restored.entries.is_empty(), &mut tpm) {
+        (false, tpm) => Some(list::compare(&restored.entries, tpm.as_mut())),
+        (true, Some(tpm)) => used_before(tpm, config.pcr).map(Chain::Broken),
+        (true, None) => None,
+    };
+    if let Some(Chain::Broken(why)) = &chain {
+        beginning.notes.push(format!("the chain of the measurement list is broken: {why}"));
+    }
+    let store = Mirror::open(&runtime.path(runtime::LIST)).map_err(io)?;
+    let log = MeasurementLog::new(Box::new(store), tpm, config.hash, config.pcr).map_err(Failure::usage)?;
+    if let Some(chain) = &chain {
+        list::take_over(&log, &restored.entries, chain)?;
+    }
+    if restored.entries.is_empty() {
+        match log.add_boot_aggregate(template) {
+            // Listed all the same; verification shows what the TPM lacks.
+            Ok(_) | Err(imara_engine::measure::MeasureError::Tpm { .. }) => {}
+            Err(error) => return Err(Failure::failed(error)),
+        }
+    }
+    if let Some(left) = left.filter(|_| same_boot) {
+        note_gap(&log, &left, beginning)?;
+    }
+    beginning.chain = chain;
+    Ok(log)
+}
+
+/// Why a list that begins now could not be proven: the PCR has a value already.
+fn used_before(tpm: &mut Tpm, pcr: u32) -> Option<String> {
+    let values = tpm.pcr_read_many(&[pcr]).ok()?;
+    let used = values.iter().any(|(_, _, value)| !value.is_zero());
+    used.then(|| format!("PCR {pcr} had a value before the list began: its list is gone, or is kept elsewhere"))
+}
+
+/// While no guard ran nothing was asked and nothing measured: that is told, and listed so that whoever verifies the list
+/// sees it, too.
+fn note_gap(log: &MeasurementLog, left: &Left, beginning: &mut Beginning) -> Result<(), Failure> {
+    let from = left.last_alive.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let until = now_seconds();
+    let cause = if left.state.ended { "stopped" } else { "killed" };
+    // With the processes, so that two gaps within a second are two entries.
+    let (before, now) = (left.state.pid, std::process::id());
+    let text = format!("from={from};until={until};cause={cause};before={before};now={now};");
+    // The entry is in the list even where the TPM did not take it; verification shows that.
+    match log.add_buffer(b"imara_gap", text.as_bytes()) {
+        Ok(_) | Err(imara_engine::measure::MeasureError::Tpm { .. }) => {}
+        Err(error) => return Err(Failure::failed(error)),
+    }
+    if !left.state.ended {
+        beginning.notes.push(format!(
+            "the guard before (process {}) was killed: nothing was guarded for up to {} s; the list has an entry `imara_gap`",
+            left.state.pid,
+            until.saturating_sub(from)
+        ));
+    }
+    beginning.gap = Some(json!({ "from": from, "until": until, "cause": cause }));
+    Ok(())
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Tells whoever waits for it: a line on standard output, and systemd where it asks.
+fn ready() -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "ready").and_then(|()| stdout.flush()).map_err(Failure::failed)?;
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let address = match address.as_bytes().split_first() {
+        Some((b'@', name)) => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&address),
+    };
+    // A service manager that does not listen is not worth failing for.
+    if let (Ok(socket), Ok(address)) = (UnixDatagram::unbound(), address) {
+        let _ = socket.send_to_addr(b"READY=1", &address);
+    }
+    Ok(())
+}
+
+/// What does not change while the guard runs.
+fn about(config: &Config, in_use: &TpmInUse, beginning: &Beginning) -> Value {
+    let tpm = match in_use {
+        TpmInUse::None(why) => json!({ "kind": "none", "root_of_trust": false, "why": why }),
+        TpmInUse::Device(path) => json!({ "kind": "device", "root_of_trust": true, "path": path }),
+        TpmInUse::Software(software) => json!({
+            "kind": "software",
+            "root_of_trust": false,
+            "why": "a software TPM that root can rewrite: it proves the format, not the machine",
+            "pid": software.pid(),
+            "socket": software.socket(),
+        }),
+    };
+    let chain = match &beginning.chain {
+        None => json!("fresh"),
+        Some(Chain::Whole) => json!("whole"),
+        Some(Chain::LastMissing) => json!("whole, after the TPM was given the last entry"),
+        Some(Chain::Unproven) => json!("not proven: there is no TPM"),
+        Some(Chain::Broken(why)) => json!(format!("broken: {why}")),
+    };
+    json!({
+        "tpm": tpm,
+        "pcr": config.pcr,
+        "hash": config.hash.name(),
+        "policy": config.policy,
+        "runtime_dir": config.runtime_directory,
+        "chain": chain,
+        "gap": beginning.gap,
+        "notes": beginning.notes,
+    })
+}
+
+/// Answers commands.
+struct Status {
+    guard: Arc<Mutex<Option<Guard>>>,
+    checker: Weak<Checker>,
+    recent: Arc<audit_log::Shared>,
+    about: Value,
+    started: u64,
+}
+
+impl Status {
+    fn answer(&self, request: Request) -> Result<Value, Failure> {
+        let checker = self.checker.upgrade().ok_or_else(|| Failure::failed("the guard is ending"))?;
+        match request {
+            Request::Status => Ok(self.status(&checker)),
+            Request::Mode { mode } => self.switch_mode(&checker, &mode),
+            Request::Explain { path, uid } => {
+                let policy = checker.policy();
+                let hash = checker.log().hash();
+                explanation::explain_file(&policy, checker.keys(), hash, checker.mode(), &path, uid)
+                    .map_err(Failure::failed)
+            }
+            Request::Pcrs => {
+                let values = checker
+                    .log()
+                    .with_tpm(|tpm| tpm.pcr_read_many(&(0..24).collect::<Vec<_>>()))
+                    .ok_or_else(|| {
+                        let list = self.list_path();
+                        Failure::lacking("the guard has no TPM to prove the list with").next(format_args!(
+                            "`imara measurement verify - < {}` checks the entries without one",
+                            list.display()
+                        ))
+                    })?
+                    .map_err(Failure::failed)?;
+                let mut pcrs = PcrValues::new();
+                for (_, index, value) in values {
+                    pcrs.insert(index, value).map_err(Failure::failed)?;
+                }
+                Ok(json!(pcrs.to_text()))
+            }
+        }
+    }
+
+    fn list_path(&self) -> PathBuf {
+        Path::new(self.about["runtime_dir"].as_str().unwrap_or_default()).join(runtime::LIST)
+    }
+
+    fn switch_mode(&self, checker: &Checker, mode: &str) -> Result<Value, Failure> {
+        let to = Mode::from_name(mode)
+            .ok_or_else(|| Failure::usage(format_args!("mode `{mode}` is not one of enforce, log, fix, off")))?;
+        let from = checker.mode();
+        checker.set_mode(to);
+        // What another mode let through must be asked about again.
+        checker.cache().clear();
+        if let Some(guard) = &*self.guard.lock().unwrap_or_else(PoisonError::into_inner) {
+            guard.ask_again_all().map_err(Failure::failed)?;
+        }
+        Ok(json!({ "schema": 1, "from": from.name(), "mode": to.name() }))
+    }
+
+    fn status(&self, checker: &Checker) -> Value {
+        let counts = checker.log().counts();
+        let counters = &checker.counters;
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let (watch, events) = guard.as_ref().map_or((json!([]), json!({})), |guard| {
+            let watch: Vec<Value> = guard
+                .filesystems()
+                .into_iter()
+                .map(|(path, filesystem)| {
+                    json!({
+                        "directory": path,
+                        "mount_point": filesystem.mount_point,
+                        "type": filesystem.name,
+                        "magic": format!("{:#x}", filesystem.magic),
+                        "uuid": filesystem.uuid.map(|uuid| imara_format::policy::Uuid(uuid).to_string()),
+                    })
+                })
+                .collect();
+            let counters = guard.counters();
+            let events = json!({
+                "events": load(&counters.events),
+                "exempt": load(&counters.exempt),
+                "marks": load(&counters.marks),
+                "changes": load(&counters.changes),
+                "leases": guard.leases(),
+                "leases_broken": load(&counters.leases_broken),
+                "lost": load(&counters.lost),
+            });
+            (json!(watch), events)
+        });
+        let banks: Vec<String> = checker
+            .log()
+            .with_tpm(|tpm| {
+                tpm.banks().iter().filter_map(|bank| bank.algorithm).map(|bank| bank.name().to_owned()).collect()
+            })
+            .unwrap_or_default();
+        let mut tpm = self.about["tpm"].clone();
+        tpm["banks"] = json!(banks);
+        tpm["pcr"] = self.about["pcr"].clone();
+        let policy = checker.policy();
+        json!({
+            "schema": 1,
+            "provider": "guard",
+            "level": 1,
+            "why_not_higher": why_not_higher(),
+            "pid": std::process::id(),
+            "started": self.started,
+            "mode": checker.mode().name(),
+            "policy": { "path": self.about["policy"], "rules": policy.rules().len() },
+            "watch": watch,
+            "keys": keys_json(checker.keys()),
+            "list": {
+                "path": self.list_path(),
+                "template": checker.template().listed_name(),
+                "hash": self.about["hash"],
+                "entries": counts.entries,
+                "violations": counts.violations,
+                "not_in_tpm": counts.unextended,
+                "chain": self.about["chain"],
+            },
+            "tpm": tpm,
+            "gap": self.about["gap"],
+            "notes": self.about["notes"],
+            "counts": {
+                "accesses": load(&counters.accesses),
+                "hashed": load(&counters.collected),
+                "failed": load(&counters.failed),
+                "refused": load(&counters.denied),
+                "errors": load(&counters.measure_errors),
+                "known_files": checker.cache().len(),
+                "audit_dropped": load(&self.recent.dropped),
+            },
+            "kernel": events,
+            "recent": self.recent.recent().iter().rev().filter_map(|(when, record)| recent_json(*when, record)).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn keys_json(keys: &Keyring) -> Vec<Value> {
+    keys.keys()
+        .iter()
+        .map(|key| {
+            json!({
+                "id": to_hex(&key.key_id()),
+                "kind": key.kind().to_string(),
+                "subject": key.certificate().map(|certificate| certificate.subject.clone()),
+            })
+        })
+        .collect()
+}
+
+fn recent_json(when: u64, record: &AuditRecord) -> Option<Value> {
+    let AuditRecord::Data { func, cause, detail, task, path, rule, denied, .. } = record else {
+        return None;
+    };
+    Some(json!({
+        "time": when / 1000,
+        "path": String::from_utf8_lossy(path),
+        "func": func.name(),
+        "cause": cause.words(),
+        "detail": detail,
+        "refused": denied,
+        "rule": rule.map(|rule| rule + 1),
+        "pid": task.pid,
+        "uid": task.uids[0],
+        "command": String::from_utf8_lossy(&task.command),
+    }))
+}
+
+/// Why this machine, or this version, does not reach level 2.
+pub fn why_not_higher() -> Vec<String> {
+    let mut reasons = Vec::new();
+    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    if modules.is_empty() {
+        reasons.push("securityfs is not mounted, so it cannot be told whether BPF is among the active LSMs".into());
+    } else if !modules.trim().split(',').any(|module| module == "bpf") {
+        reasons.push(format!("BPF is not among the active LSMs ({}): boot with lsm=…,bpf", modules.trim()));
+    }
+    let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if lockdown.contains("[confidentiality]") {
+        reasons.push("lockdown is in confidentiality mode, which keeps BPF programs from reading kernel memory".into());
+    }
+    reasons.push("level 2 (fanotify and BPF LSM) is not part of this version".into());
+    reasons
+}
