@@ -1,0 +1,97 @@
+"""Debian's kernels, fetched with apt and unpacked into a cache outside the tree; never installed.
+
+CACHE/6.1.0-56-amd64/
+    vmlinuz
+    lib/modules/6.1.0-56-amd64/    only the modules that the scenarios can need (KEPT), uncompressed, with modules.dep
+"""
+
+import fcntl
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+CACHE = Path(
+    os.environ.get("IMARA_VM_CACHE")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imara-vm"
+)
+
+# Series: the meta package whose dependency is the newest kernel, and the form of that dependency's name.
+SERIES = {
+    "6.1": ("linux-image-amd64", r"linux-image-(6\.1\.\d+-\d+-amd64)$"),
+    "6.12": ("linux-image-6.12-amd64", r"linux-image-(6\.12\.\d+\+deb12-amd64)$"),
+}
+
+# The disk, its file system, and every hash and signature that the kernel may ask its modprobe for.
+KEPT = r"kernel/(crypto|arch/x86/crypto|lib|fs/ext4|fs/jbd2|fs/mbcache|drivers/virtio|drivers/block/virtio_blk)"
+
+
+class Missing(Exception):
+    """The machine lacks something: the message names it and the next step."""
+
+
+def kernel(series):
+    """The cached tree of the newest kernel of `series`, fetched when it is not there yet."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once fetch only once
+        version = newest_offered(series)
+        cached = newest_cached(series)
+        if version is None or CACHE / version == cached:
+            if cached is None:
+                meta, _ = SERIES[series]
+                raise Missing(f"apt offers no Linux {series} ({meta}): run `make setup-vm`, on Debian 12")
+            return cached
+        try:
+            return fetch(version)
+        except subprocess.CalledProcessError as error:
+            if cached is None:
+                raise Missing(f"apt could not fetch linux-image-{version}: {error.stderr.strip()}\nrun `apt-get update`, then again") from None
+            print(f"note: apt could not fetch Linux {version}, {cached.name} from the cache is used")
+            return cached
+
+
+def newest_offered(series):
+    """The version that the meta package depends on now."""
+    meta, form = SERIES[series]
+    found = subprocess.run(["apt-cache", "depends", "--important", meta], capture_output=True, text=True)
+    versions = [match[1] for line in found.stdout.split() if (match := re.match(form, line))]
+    return versions[0] if versions else None
+
+
+def newest_cached(series):
+    """The newest tree of `series` that was unpacked to its end."""
+    _, form = SERIES[series]
+    trees = [tree for tree in CACHE.iterdir() if re.match(form, "linux-image-" + tree.name) and (tree / "vmlinuz").exists()]
+    return max(trees, default=None, key=lambda tree: [int(number) for number in re.findall(r"\d+", tree.name)])
+
+
+def fetch(version):
+    """Downloads and unpacks one kernel; it appears in the cache whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=CACHE) as work:
+        work = Path(work)
+        work.chmod(0o777)  # apt downloads as its own user
+        print(f"fetching Linux {version}", flush=True)
+        run = {"check": True, "capture_output": True, "text": True}
+        subprocess.run(["apt-get", "-qq", "download", "linux-image-" + version], cwd=work, **run)
+        (package,) = work.glob("*.deb")
+        subprocess.run(["dpkg-deb", "-x", package, work / "package"], **run)
+        tree = work / "tree"
+        modules = work / "package/lib/modules" / version
+        if not modules.exists():
+            modules = work / "package/usr/lib/modules" / version
+        for module in modules.rglob("*.ko*"):
+            name = str(module.relative_to(modules))
+            if not re.match(KEPT, name):
+                continue
+            kept = tree / "lib/modules" / version / name.removesuffix(".xz")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(lzma.open(module).read() if name.endswith(".xz") else module.read_bytes())
+        subprocess.run(["busybox", "depmod", "-b", tree, version], **run)
+        shutil.move(work / "package/boot" / f"vmlinuz-{version}", tree / "vmlinuz")
+        shutil.rmtree(CACHE / version, ignore_errors=True)
+        tree.rename(CACHE / version)
+    return CACHE / version
