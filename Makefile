@@ -1,0 +1,56 @@
+# `make help` lists the targets. Each installs what it needs first (see dist/setup), and fails when anything fails.
+
+SHELL := /bin/bash
+# Where rustup puts cargo, for shells that have not been told.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# More arguments for tests/vm/run, as in: make vm ARGS="appraise-signed --kernel 6.12"
+ARGS ?=
+
+.PHONY: help setup setup-vm build man check test tour vm bench ci
+
+help:
+	@echo "make setup     install what building and testing need (apt; says what it does)"
+	@echo "make setup-vm  the same for make vm"
+	@echo "make build     target/release/imara and imarad"
+	@echo "make man       target/man: the man pages"
+	@echo "make tour      watch Imara sign, guard, measure and prove, on a scratch file system"
+	@echo "make check     formatting, lints, documentation"
+	@echo "make test      every test; live ones as root"
+	@echo "make vm        real kernels as the judge, in QEMU"
+	@echo "make bench     the guard's cost, as ratios"
+	@echo "make ci        check, test and vm, as .ci/run does"
+
+setup:
+	@dist/setup build test
+
+setup-vm:
+	@dist/setup build vm
+
+build: setup
+	cargo build --release --workspace
+
+man: build
+	target/release/imara man target/man
+
+check: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
+	else echo "cargo-deny is not installed: deny.toml was not checked"; fi
+
+test: setup
+	@tests/run
+
+tour: build
+	@bash tests/tour/run target/release
+
+vm: setup-vm
+	cargo build --release --package imara
+	@tests/vm/run $(ARGS)
+
+bench: build
+	@bash benches/run
+
+ci:
+	@.ci/run
