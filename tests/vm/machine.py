@@ -33,7 +33,8 @@ class Ended(Exception):
 class Machine:
     """A disk and a TPM that live as long as the machine does, over any number of boots."""
 
-    def __init__(self, kernel, initramfs, work, out):
+    def __init__(self, emulator, kernel, initramfs, work, out):
+        self.program, self.environment = emulator
         self.kernel, self.work, self.out = kernel, Path(work), Path(out)
         self.initramfs = self.work / "initramfs"
         self.initramfs.write_bytes(initramfs)
@@ -52,7 +53,7 @@ class Machine:
         children = []
 
         def start(command, output):
-            child = subprocess.Popen(command, stdout=output, **quiet)
+            child = subprocess.Popen(command, stdout=output, env=os.environ | self.environment, **quiet)
             children.append(child)
             LIVE.append(child)
             return child
@@ -71,7 +72,7 @@ class Machine:
 
     def qemu(self, result, control, arguments):
         """The command line. TCG always: KVM differs from machine to machine, and hangs on some."""
-        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "768"]
+        command = [self.program, "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "768"]
         command += ["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]
         command += ["-kernel", self.kernel / "vmlinuz", "-initrd", self.initramfs, "-append", arguments]
         for name, image in (("disk", self.disk), ("result", result)):
