@@ -7,6 +7,7 @@ pub mod files;
 pub mod hooks;
 pub mod kernel_ima;
 pub mod mounts;
+pub mod opened;
 pub mod process;
 pub mod swtpm;
 #[allow(unsafe_code)]

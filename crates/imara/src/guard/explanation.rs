@@ -9,7 +9,7 @@ use imara_format::hash::{HashAlgorithm, to_hex};
 use imara_format::label::Label;
 use imara_format::policy::Func;
 use imara_format::signature::Signature;
-use imara_linux::hooks::fanotify::OpenedFile;
+use imara_linux::opened::OpenedFile;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::os::fd::AsFd;

@@ -1,35 +1,20 @@
-//! `imara policy`: checks IMA policies and prints the built-in ones.
+//! `imara policy check`: would a kernel, or the guard, take this policy?
 
-use super::CommandResult;
-use crate::output::{Failure, Outcome, print, print_json};
-use clap::{Args, Subcommand, ValueEnum};
-use imara_format::policy::{
-    BUILTIN_NAMES, KernelVersion, Lsm, LsmLabels, Policy, PolicyError, Target, builtin, lines, parse_line,
-};
+use super::{SCHEMA, read};
+use crate::command::CommandResult;
+use crate::output::{Outcome, print, print_json};
+use clap::{Args, ValueEnum};
+use imara_format::policy::{KernelVersion, Lsm, LsmLabels, Policy, PolicyError, Target, lines, parse_line};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{self, Read, Write as _};
-use std::path::{Path, PathBuf};
-
-/// IMA policies: check, built-in ones.
-#[derive(Args)]
-pub struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    Check(Check),
-    Builtin(Builtin),
-}
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 
 /// Check a policy as a kernel would take it.
 ///
 /// Exit status: 0 it is taken, 1 it is refused (each refused line is shown), 2 wrong command line.
 #[derive(Args)]
-struct Check {
+pub struct Check {
     /// The kernel that is to take it.
     #[arg(long, value_enum, default_value_t = Kernel::Latest)]
     kernel: Kernel,
@@ -55,17 +40,6 @@ struct Check {
     file: PathBuf,
 }
 
-/// Print a policy that the kernel carries within it.
-#[derive(Args)]
-struct Builtin {
-    /// As JSON.
-    #[arg(long)]
-    json: bool,
-    /// Its name, as `ima_policy=` takes it; `ima_tcb` and `ima_appraise_tcb` are the old parameters.
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(BUILTIN_NAMES))]
-    name: String,
-}
-
 #[derive(Clone, Copy, ValueEnum)]
 enum Kernel {
     #[value(name = "6.1")]
@@ -85,25 +59,15 @@ enum SecurityModule {
     None,
 }
 
-/// The number of the JSON documents' form.
-const SCHEMA: u32 = 1;
-
 /// What a kernel takes of one write, in bytes: a page, less its end.
 const MAX_WRITE: usize = 4095;
 
-/// Runs it.
-///
-/// # Errors
-/// What the command could not do.
-pub fn run(arguments: Arguments) -> CommandResult {
-    match arguments.command {
-        Command::Check(check) => check.run(),
-        Command::Builtin(builtin) => builtin.run(),
-    }
-}
-
 impl Check {
-    fn run(&self) -> CommandResult {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// The policy cannot be read.
+    pub fn run(&self) -> CommandResult {
         let text = read(&self.file)?;
         if self.each_line { Ok(self.each_line(&text)) } else { Ok(self.whole(&text)) }
     }
@@ -209,33 +173,6 @@ impl Check {
         }
         if accepted { Outcome::Done } else { Outcome::Failed }
     }
-}
-
-impl Builtin {
-    fn run(&self) -> CommandResult {
-        let policy =
-            builtin(&self.name).ok_or_else(|| Failure::usage(format!("no built-in policy `{}`", self.name)))?;
-        if self.json {
-            let rules: Vec<_> = policy.rules.iter().map(ToString::to_string).collect();
-            print_json(&json!({ "schema": SCHEMA, "name": self.name, "rules": rules }));
-        } else {
-            print(&policy);
-            if policy.rules.is_empty() {
-                print("# no rules: it makes signatures fail on filesystems that cannot be trusted\n");
-            }
-        }
-        Ok(Outcome::Done)
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let read = if path == Path::new("-") {
-        let mut text = Vec::new();
-        io::stdin().lock().read_to_end(&mut text).map(|_| text)
-    } else {
-        fs::read(path)
-    };
-    read.map_err(|error| Failure::failed(format!("{}: cannot be read: {error}", path.display())))
 }
 
 /// What a kernel takes in one way and not in the other.

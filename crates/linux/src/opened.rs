@@ -1,0 +1,225 @@
+//! The file and the task behind an event, as the engine asks about them; each answer is looked up once at most.
+
+use crate::files;
+use crate::mounts::{self, Filesystem};
+use crate::process::{self, Credentials};
+use crate::sys::lease;
+use imara_engine::audit::TaskIdentity;
+use imara_engine::cache::{InodeId, Stamp};
+use imara_engine::check::{File, Task};
+use imara_engine::policy::{FileFacts, Subject};
+use imara_format::elf::{Elf, FILE_HEADER, ProgramHeaders};
+use imara_format::hash::{Digest, HashAlgorithm};
+use imara_format::policy::Func;
+use rustix::fs::Stat;
+use std::cell::OnceCell;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What is left to root alone is open to nobody else for writing: no lease is needed.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// The time, in nanoseconds since 1970.
+pub(crate) fn now() -> i128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().cast_signed())
+}
+
+/// The file behind an event.
+pub struct OpenedFile<'a> {
+    pub(crate) file: BorrowedFd<'a>,
+    pub(crate) stat: Stat,
+    filesystem: Arc<Filesystem>,
+    elf: OnceCell<Option<Elf>>,
+    /// Whoever ends the guard does not wait until a large file has been read.
+    stopping: Option<&'a AtomicBool>,
+}
+
+impl<'a> OpenedFile<'a> {
+    /// The file behind a descriptor that is open for reading.
+    ///
+    /// # Errors
+    /// What fstat(2), fstatfs(2) or mountinfo say.
+    pub fn new(file: BorrowedFd<'a>) -> io::Result<Self> {
+        let filesystem = Arc::new(mounts::filesystem_of(file)?);
+        Ok(Self { file, stat: rustix::fs::fstat(file)?, filesystem, elf: OnceCell::new(), stopping: None })
+    }
+
+    /// The file behind an event, whose reading ends when `stopping` is set.
+    pub(crate) fn of_event(
+        file: BorrowedFd<'a>,
+        stat: Stat,
+        filesystem: Arc<Filesystem>,
+        stopping: &'a AtomicBool,
+    ) -> Self {
+        Self { file, stat, filesystem, elf: OnceCell::new(), stopping: Some(stopping) }
+    }
+
+    fn read(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let read = rustix::io::pread(self.file, &mut bytes, offset).ok()?;
+        bytes.truncate(read);
+        Some(bytes)
+    }
+
+    /// Its ELF headers, if it has any.
+    pub fn elf(&self) -> Option<Elf> {
+        *self.elf.get_or_init(|| {
+            let headers = ProgramHeaders::parse(&self.read(0, FILE_HEADER)?)?;
+            Some(Elf::parse(&headers, &self.read(headers.offset, headers.length())?))
+        })
+    }
+
+    /// Whether it was made just now: empty, and not a second old.
+    pub(crate) fn is_newborn(&self) -> bool {
+        use rustix::fs::{AtFlags, StatxFlags, statx};
+        let flags = AtFlags::EMPTY_PATH;
+        let born = statx(self.file, c"", flags, StatxFlags::BTIME)
+            .ok()
+            .filter(|statx| statx.stx_mask & StatxFlags::BTIME.bits() != 0);
+        // A file system that does not know is believed by the size alone.
+        let recent = born.is_none_or(|statx| {
+            let born = i128::from(statx.stx_btime.tv_sec) * 1_000_000_000 + i128::from(statx.stx_btime.tv_nsec);
+            now() - born < 1_000_000_000
+        });
+        self.stat.st_size == 0 && recent
+    }
+
+    /// Whether root alone may open it for writing.
+    pub(crate) const fn root_only(&self) -> bool {
+        self.stat.st_uid == 0 && self.stat.st_mode & WRITABLE_BY_OTHERS == 0
+    }
+
+    /// Whether MMAP_CHECK is to be asked when it is opened.
+    pub(crate) fn mappable(&self, policy: &imara_engine::policy::CompiledPolicy) -> bool {
+        (policy.wants(Func::MmapCheck) || policy.wants(Func::MmapCheckReqprot))
+            && self.elf().is_some_and(|elf| elf.executable_segment)
+    }
+
+    pub(crate) fn interpreter_path(&self, offset: u64, length: u64) -> Option<String> {
+        let length = usize::try_from(length).ok().filter(|length| *length <= libc::PATH_MAX as usize)?;
+        let bytes = self.read(offset, length)?;
+        let path = bytes.split(|byte| *byte == 0).next()?;
+        String::from_utf8(path.to_vec()).ok().filter(|path| path.starts_with('/'))
+    }
+}
+
+/// The state of a file that stat(2) shows.
+pub(crate) fn stamp(stat: &Stat) -> Stamp {
+    let time = |seconds: i64, nanoseconds: u64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    Stamp {
+        size: stat.st_size.cast_unsigned(),
+        modified: time(stat.st_mtime, stat.st_mtime_nsec),
+        changed: time(stat.st_ctime, stat.st_ctime_nsec),
+    }
+}
+
+impl File for OpenedFile<'_> {
+    fn id(&self) -> InodeId {
+        InodeId { device: self.stat.st_dev, inode: self.stat.st_ino }
+    }
+
+    fn stamp(&self) -> io::Result<Stamp> {
+        Ok(stamp(&rustix::fs::fstat(self.file)?))
+    }
+
+    fn facts(&self) -> FileFacts<'_> {
+        FileFacts {
+            owner: self.stat.st_uid,
+            group: self.stat.st_gid,
+            fsmagic: self.filesystem.magic,
+            fsname: &self.filesystem.name,
+            fs_subtype: &self.filesystem.subtype,
+            fsuuid: self.filesystem.uuid,
+        }
+    }
+
+    fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        files::xattr(self.file, name)
+    }
+
+    fn set_xattr(&self, name: &str, value: &[u8]) -> io::Result<()> {
+        files::set_xattr(self.file, name, value)
+    }
+
+    fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
+        let goes_on = || !self.stopping.is_some_and(|stopping| stopping.load(Ordering::Relaxed));
+        files::digest_while(self.file, algorithm, goes_on)
+    }
+
+    fn path(&self) -> Vec<u8> {
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
+        let mut path = link.into_os_string().into_vec();
+        // The kernel's IMA names a deleted file without the mark that /proc adds.
+        if self.stat.st_nlink == 0 && path.ends_with(b" (deleted)") {
+            path.truncate(path.len() - b" (deleted)".len());
+        }
+        path
+    }
+
+    fn nobody_writes(&self) -> Option<bool> {
+        // On these the inode that is written to need not be the one that the lease is asked of.
+        let elsewhere = ["overlay", "fuse", "fuseblk", "nfs", "nfs4", "9p", "cifs", "smb3", "ceph", "afs", "virtiofs"];
+        if elsewhere.contains(&self.filesystem.name.as_str()) { None } else { lease::nobody_writes(self.file) }
+    }
+
+    fn times_tell(&self) -> bool {
+        // Elsewhere, and on tmpfs above all, a store through a mapping can leave the times as they are.
+        ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat"].contains(&self.filesystem.name.as_str())
+    }
+}
+
+/// The task behind an event; what it is gets looked up when somebody asks.
+pub struct OpeningTask {
+    pub(crate) tid: i32,
+    credentials: OnceCell<Credentials>,
+}
+
+impl OpeningTask {
+    /// The task with this thread number.
+    pub const fn new(tid: i32) -> Self {
+        Self { tid, credentials: OnceCell::new() }
+    }
+
+    pub(crate) fn credentials(&self) -> &Credentials {
+        // Of a task that has ended meanwhile nothing is known, and nothing that is decided reaches it.
+        self.credentials.get_or_init(|| process::credentials(self.tid).unwrap_or_default())
+    }
+}
+
+impl Subject for OpeningTask {
+    fn uid(&self) -> u32 {
+        self.credentials().uids[0]
+    }
+
+    fn gid(&self) -> u32 {
+        self.credentials().gids[0]
+    }
+
+    fn euids(&self) -> [u32; 3] {
+        let [real, effective, saved, _] = self.credentials().uids;
+        [effective, saved, real]
+    }
+
+    fn egids(&self) -> [u32; 3] {
+        let [real, effective, saved, _] = self.credentials().gids;
+        [effective, saved, real]
+    }
+
+    fn can_setuid(&self) -> bool {
+        self.credentials().can_setuid()
+    }
+
+    fn can_setgid(&self) -> bool {
+        self.credentials().can_setgid()
+    }
+}
+
+impl Task for OpeningTask {
+    fn identity(&self) -> TaskIdentity {
+        process::identity(self.tid, self.credentials())
+    }
+}
