@@ -1,8 +1,8 @@
 //! `imara status`.
 
 use super::{CommandResult, RuntimeDirectory};
+use crate::guard::answers::why_not_higher;
 use crate::guard::control::{Request, ask};
-use crate::guard::run::why_not_higher;
 use crate::output::{Failure, Outcome, print, print_json};
 use serde_json::{Value, json};
 use std::fmt::Write as _;

@@ -1,5 +1,6 @@
 //! The daemon around the engine: configuration, start, control, end.
 
+pub mod answers;
 pub mod audit_log;
 pub mod config;
 pub mod control;

@@ -1,21 +1,18 @@
 //! From the configuration to a guard in force, and in order back again.
 
-use super::audit_log::{self, AuditLog};
+use super::answers::Answers;
+use super::audit_log::AuditLog;
 use super::config::{Config, TpmChoice};
-use super::control::{self, Request};
-use super::explanation;
+use super::control::{self};
 use super::list::{self, Chain, Mirror};
 use super::runtime::{self, HEARTBEAT, Left, Runtime};
 use crate::output::{Failure, Outcome};
-use imara_engine::audit::AuditRecord;
-use imara_engine::check::{Checker, Mode};
+use imara_engine::check::Checker;
 use imara_engine::crypto::{self, PublicKey};
 use imara_engine::keyring::Keyring;
 use imara_engine::measure::MeasurementLog;
 use imara_engine::policy::CompiledPolicy;
 use imara_engine::tpm::Tpm;
-use imara_format::hash::to_hex;
-use imara_format::pcr::PcrValues;
 use imara_format::policy::{Policy, Rule, Target, TemplateName};
 use imara_format::template::Template;
 use imara_linux::hooks::fanotify::{Guard, GuardError};
@@ -25,8 +22,7 @@ use imara_linux::tpm_device::{DeviceTransport, RESOURCE_MANAGER};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The TPM in use, and whether it is a root of trust.
@@ -81,7 +77,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     let listener = control::listen(&directory).map_err(Failure::failed)?;
     let guard = Guard::start(Arc::clone(&checker), &config.watch, software_tpm).map_err(cannot_guard)?;
     let guard = Arc::new(Mutex::new(Some(guard)));
-    let status = Status {
+    let answers = Answers {
         guard: Arc::clone(&guard),
         checker: Arc::downgrade(&checker),
         recent,
@@ -90,7 +86,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     };
     std::thread::Builder::new()
         .name("control".into())
-        .spawn(move || control::serve(&listener, move |request| status.answer(request)))
+        .spawn(move || control::serve(&listener, move |request| answers.answer(request)))
         .map_err(Failure::failed)?;
     let heartbeat = runtime.heartbeat().map_err(Failure::failed)?;
     std::thread::Builder::new()
@@ -388,190 +384,4 @@ fn about(config: &Config, in_use: &TpmInUse, beginning: &Beginning) -> Value {
         "gap": beginning.gap,
         "notes": beginning.notes,
     })
-}
-
-/// Answers commands.
-struct Status {
-    guard: Arc<Mutex<Option<Guard>>>,
-    checker: Weak<Checker>,
-    recent: Arc<audit_log::Shared>,
-    about: Value,
-    started: u64,
-}
-
-impl Status {
-    fn answer(&self, request: Request) -> Result<Value, Failure> {
-        let checker = self.checker.upgrade().ok_or_else(|| Failure::failed("the guard is ending"))?;
-        match request {
-            Request::Status => Ok(self.status(&checker)),
-            Request::Mode { mode } => self.switch_mode(&checker, &mode),
-            Request::Explain { path, uid } => {
-                let policy = checker.policy();
-                let hash = checker.log().hash();
-                explanation::explain_file(&policy, checker.keys(), hash, checker.mode(), &path, uid)
-                    .map_err(Failure::failed)
-            }
-            Request::Pcrs => {
-                let values = checker
-                    .log()
-                    .with_tpm(|tpm| tpm.pcr_read_many(&(0..24).collect::<Vec<_>>()))
-                    .ok_or_else(|| {
-                        let list = self.list_path();
-                        Failure::lacking("the guard has no TPM to prove the list with").next(format_args!(
-                            "`imara measurement verify - < {}` checks the entries without one",
-                            list.display()
-                        ))
-                    })?
-                    .map_err(Failure::failed)?;
-                let mut pcrs = PcrValues::new();
-                for (_, index, value) in values {
-                    pcrs.insert(index, value).map_err(Failure::failed)?;
-                }
-                Ok(json!(pcrs.to_text()))
-            }
-        }
-    }
-
-    fn list_path(&self) -> PathBuf {
-        Path::new(self.about["runtime_dir"].as_str().unwrap_or_default()).join(runtime::LIST)
-    }
-
-    fn switch_mode(&self, checker: &Checker, mode: &str) -> Result<Value, Failure> {
-        let to = Mode::from_name(mode)
-            .ok_or_else(|| Failure::usage(format_args!("mode `{mode}` is not one of enforce, log, fix, off")))?;
-        let from = checker.mode();
-        checker.set_mode(to);
-        // What another mode let through must be asked about again.
-        checker.cache().clear();
-        if let Some(guard) = &*self.guard.lock().unwrap_or_else(PoisonError::into_inner) {
-            guard.ask_again_all().map_err(Failure::failed)?;
-        }
-        Ok(json!({ "schema": 1, "from": from.name(), "mode": to.name() }))
-    }
-
-    fn status(&self, checker: &Checker) -> Value {
-        let counts = checker.log().counts();
-        let counters = &checker.counters;
-        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let (watch, events) = guard.as_ref().map_or((json!([]), json!({})), |guard| {
-            let watch: Vec<Value> = guard
-                .filesystems()
-                .into_iter()
-                .map(|(path, filesystem)| {
-                    json!({
-                        "directory": path,
-                        "mount_point": filesystem.mount_point,
-                        "type": filesystem.name,
-                        "magic": format!("{:#x}", filesystem.magic),
-                        "uuid": filesystem.uuid.map(|uuid| imara_format::policy::Uuid(uuid).to_string()),
-                    })
-                })
-                .collect();
-            let counters = guard.counters();
-            let events = json!({
-                "events": load(&counters.events),
-                "exempt": load(&counters.exempt),
-                "marks": load(&counters.marks),
-                "changes": load(&counters.changes),
-                "leases": guard.leases(),
-                "leases_broken": load(&counters.leases_broken),
-                "lost": load(&counters.lost),
-            });
-            (json!(watch), events)
-        });
-        let banks: Vec<String> = checker
-            .log()
-            .with_tpm(|tpm| {
-                tpm.banks().iter().filter_map(|bank| bank.algorithm).map(|bank| bank.name().to_owned()).collect()
-            })
-            .unwrap_or_default();
-        let mut tpm = self.about["tpm"].clone();
-        tpm["banks"] = json!(banks);
-        tpm["pcr"] = self.about["pcr"].clone();
-        let policy = checker.policy();
-        json!({
-            "schema": 1,
-            "provider": "guard",
-            "level": 1,
-            "why_not_higher": why_not_higher(),
-            "pid": std::process::id(),
-            "started": self.started,
-            "mode": checker.mode().name(),
-            "policy": { "path": self.about["policy"], "rules": policy.rules().len() },
-            "watch": watch,
-            "keys": keys_json(checker.keys()),
-            "list": {
-                "path": self.list_path(),
-                "template": checker.template().listed_name(),
-                "hash": self.about["hash"],
-                "entries": counts.entries,
-                "violations": counts.violations,
-                "not_in_tpm": counts.unextended,
-                "chain": self.about["chain"],
-            },
-            "tpm": tpm,
-            "gap": self.about["gap"],
-            "notes": self.about["notes"],
-            "counts": {
-                "accesses": load(&counters.accesses),
-                "hashed": load(&counters.collected),
-                "failed": load(&counters.failed),
-                "refused": load(&counters.denied),
-                "errors": load(&counters.measure_errors),
-                "known_files": checker.cache().len(),
-                "audit_dropped": load(&self.recent.dropped),
-            },
-            "kernel": events,
-            "recent": self.recent.recent().iter().rev().filter_map(|(when, record)| recent_json(*when, record)).collect::<Vec<_>>(),
-        })
-    }
-}
-
-fn keys_json(keys: &Keyring) -> Vec<Value> {
-    keys.keys()
-        .iter()
-        .map(|key| {
-            json!({
-                "id": to_hex(&key.key_id()),
-                "kind": key.kind().to_string(),
-                "subject": key.certificate().map(|certificate| certificate.subject.clone()),
-            })
-        })
-        .collect()
-}
-
-fn recent_json(when: u64, record: &AuditRecord) -> Option<Value> {
-    let AuditRecord::Data { func, cause, detail, task, path, rule, denied, .. } = record else {
-        return None;
-    };
-    Some(json!({
-        "time": when / 1000,
-        "path": String::from_utf8_lossy(path),
-        "func": func.name(),
-        "cause": cause.words(),
-        "detail": detail,
-        "refused": denied,
-        "rule": rule.map(|rule| rule + 1),
-        "pid": task.pid,
-        "uid": task.uids[0],
-        "command": String::from_utf8_lossy(&task.command),
-    }))
-}
-
-/// Why this machine, or this version, does not reach level 2.
-pub fn why_not_higher() -> Vec<String> {
-    let mut reasons = Vec::new();
-    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    if modules.is_empty() {
-        reasons.push("securityfs is not mounted, so it cannot be told whether BPF is among the active LSMs".into());
-    } else if !modules.trim().split(',').any(|module| module == "bpf") {
-        reasons.push(format!("BPF is not among the active LSMs ({}): boot with lsm=…,bpf", modules.trim()));
-    }
-    let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    if lockdown.contains("[confidentiality]") {
-        reasons.push("lockdown is in confidentiality mode, which keeps BPF programs from reading kernel memory".into());
-    }
-    reasons.push("level 2 (fanotify and BPF LSM) is not part of this version".into());
-    reasons
 }
