@@ -6,6 +6,7 @@
 //!
 //! Source: `process_measurement`, security/integrity/ima/ima_main.c.
 
+use crate::active_policy::ActivePolicy;
 use crate::appraise::{self, Appraisal, Cause, Requirement};
 use crate::audit::{AuditRecord, AuditSink, TaskIdentity};
 use crate::cache::{Cache, InodeId, Record, SETTLED, Stamp};
@@ -146,7 +147,7 @@ pub struct Counters {
 
 /// IMA.
 pub struct Checker {
-    policy: RwLock<Arc<CompiledPolicy>>,
+    policy: RwLock<Arc<ActivePolicy>>,
     keys: Keyring,
     log: Arc<MeasurementLog>,
     template: Template,
@@ -213,7 +214,7 @@ impl Checker {
         audit: Box<dyn AuditSink>,
     ) -> Self {
         Self {
-            policy: RwLock::new(Arc::new(policy)),
+            policy: RwLock::new(Arc::new(ActivePolicy::new(policy))),
             keys,
             log,
             template,
@@ -227,8 +228,14 @@ impl Checker {
     }
 
     /// The policy in force.
-    pub fn policy(&self) -> Arc<CompiledPolicy> {
+    pub fn policy(&self) -> Arc<ActivePolicy> {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another policy in force and returns the one before. An access that is being judged is judged to its end by the
+    /// policy it began with. What the kernel was told not to ask about is the caller's part.
+    pub fn replace_policy(&self, policy: Arc<ActivePolicy>) -> Arc<ActivePolicy> {
+        std::mem::replace(&mut *self.policy.write().unwrap_or_else(PoisonError::into_inner), policy)
     }
 
     /// The keys that signatures are verified with.
@@ -283,12 +290,13 @@ impl Checker {
 
     fn check_hook(
         &self,
-        policy: &CompiledPolicy,
+        policy: &ActivePolicy,
         access: &Access<'_>,
         hook: Hook,
         carried: &mut Option<Record>,
     ) -> Verdict {
         let decided = self.decide(policy, access, hook);
+        policy.count(&decided.decision);
         let pending = match self.remember(decided, access, carried.as_ref()) {
             Ok(Ok(pending)) => pending,
             Ok(Err(verdict)) => return verdict,

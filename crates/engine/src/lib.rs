@@ -4,6 +4,7 @@
 //! Reading [`check`] is reading IMA.
 #![forbid(unsafe_code)]
 
+pub mod active_policy;
 pub mod appraise;
 pub mod audit;
 pub mod cache;

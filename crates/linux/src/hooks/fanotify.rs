@@ -17,8 +17,10 @@ use crate::opened::{OpenedFile, OpeningTask, now, stamp};
 use crate::process::{self, Opening};
 use crate::sys::fanotify::{Change, ChangeGroup, EventBuffer, Mask, PermissionEvent, PermissionGroup};
 use crate::sys::{identity, lease, process as threads};
+use imara_engine::active_policy::{ActivePolicy, decide_alike};
 use imara_engine::cache::{InodeId, Stamp};
 use imara_engine::check::{Access, Checker, File, Hook, Mode, Verdict};
+use imara_engine::policy::{CompiledPolicy, FileFacts};
 use imara_format::policy::Func;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, Stat};
@@ -119,6 +121,8 @@ struct Shared {
     lease_thread: AtomicI32,
     /// Grows when all marks are dropped; a decision from before sets none. Marks are set under the read lock.
     generation: RwLock<u64>,
+    /// Policies are replaced one after the other.
+    replacing: Mutex<()>,
     stopping: AtomicBool,
     counters: Counters,
     buffer: Mutex<EventBuffer>,
@@ -189,6 +193,7 @@ impl Guard {
             leases: Mutex::new(Leases { most: (files / LEASE_SHARE).min(1 << 16) as usize, ..Leases::default() }),
             lease_thread: AtomicI32::new(0),
             generation: RwLock::new(0),
+            replacing: Mutex::default(),
             stopping: AtomicBool::new(false),
             counters: Counters::default(),
             buffer: Mutex::new(EventBuffer::new(32)),
@@ -215,7 +220,7 @@ impl Guard {
         for watched in &shared.watched {
             shared
                 .group
-                .watch_filesystem(&watched.path, shared.wanted())
+                .watch_filesystem(&watched.path, wanted(&shared.checker.policy()))
                 .map_err(|error| GuardError::Path { path: watched.path.clone(), error })?;
         }
         Ok(guard)
@@ -269,6 +274,49 @@ impl Guard {
         self.shared.group.ask_again_all()
     }
 
+    /// Puts another policy in force and returns the one before. The kernel is asked about more before it is, and about less
+    /// after it; what it was told not to ask about is asked about again only where the two could decide differently.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says; the policy before is in force then.
+    pub fn replace_policy(&self, policy: Arc<ActivePolicy>) -> io::Result<Replaced> {
+        let shared = &self.shared;
+        let _one_at_a_time = lock(&shared.replacing);
+        let before = shared.checker.policy();
+        let (asked, to_ask) = (wanted(&before), wanted(&policy));
+        let undo = |added: &[Watched]| {
+            for watched in added {
+                // What is asked about needlessly costs time and nothing else.
+                let _ = shared.group.unwatch_filesystem(&watched.path, to_ask.without(asked));
+            }
+        };
+        for (index, watched) in shared.watched.iter().enumerate() {
+            if let Err(error) = shared.group.watch_filesystem(&watched.path, to_ask) {
+                undo(&shared.watched[..index]);
+                return Err(error);
+            }
+        }
+        // Held until the policy is replaced: a subvolume that is met for the first time waits, and is judged by the new one.
+        let filesystems = shared.filesystems.read().unwrap_or_else(PoisonError::into_inner);
+        let asked_again = !filesystems.values().all(|filesystem| alike_on(filesystem, &before, &policy));
+        shared.checker.replace_policy(policy);
+        drop(filesystems);
+        if asked_again {
+            lock(&shared.interpreters).clear();
+            if let Err(error) = self.ask_again_all() {
+                shared.checker.replace_policy(before);
+                // Marks that the new policy may have set meanwhile go with the generation.
+                let _ = self.ask_again_all();
+                undo(&shared.watched);
+                return Err(error);
+            }
+        }
+        for watched in &shared.watched {
+            let _ = shared.group.unwatch_filesystem(&watched.path, asked.without(to_ask));
+        }
+        Ok(Replaced { before, asked_again })
+    }
+
     /// Watches no longer. Tasks that wait for an answer go on, unless their file is being read: that cannot be judged any
     /// more, as little as any other that cannot be read.
     pub fn stop(mut self) {
@@ -280,7 +328,7 @@ impl Guard {
         shared.stopping.store(true, Ordering::SeqCst);
         for watched in &shared.watched {
             // The group is closed next, which takes every mark away.
-            let _ = shared.group.unwatch_filesystem(&watched.path, shared.wanted());
+            let _ = shared.group.unwatch_filesystem(&watched.path, wanted(&shared.checker.policy()));
         }
         if let Some(workers) = self.workers.take() {
             workers.stop();
@@ -296,6 +344,14 @@ impl Guard {
         }
         shared.release_all_leases();
     }
+}
+
+/// What replacing a policy did.
+pub struct Replaced {
+    /// The policy before.
+    pub before: Arc<ActivePolicy>,
+    /// Whether the kernel asks again about what it was told not to ask about.
+    pub asked_again: bool,
 }
 
 impl Drop for Guard {
@@ -416,20 +472,6 @@ impl Shared {
             && self.program.is_some()
             && task.credentials().can_administer()
             && program(&format!("/proc/{}/exe", task.tid)) == self.program
-    }
-
-    /// What the policy in force makes it necessary to be asked.
-    fn wanted(&self) -> Mask {
-        let policy = self.checker.policy();
-        let wants = |funcs: &[Func]| funcs.iter().any(|func| policy.wants(*func));
-        let mut mask = Mask::NONE;
-        if wants(&[Func::FileCheck, Func::MmapCheck, Func::MmapCheckReqprot]) {
-            mask = mask.and(Mask::OPEN);
-        }
-        if wants(&[Func::BprmCheck, Func::CredsCheck]) || mask.is_none() {
-            mask = mask.and(Mask::OPEN_EXEC);
-        }
-        mask
     }
 
     fn filesystem(&self, file: BorrowedFd<'_>) -> io::Result<Arc<Filesystem>> {
@@ -808,6 +850,34 @@ impl Shared {
             interpreters.insert(InodeId { device: stat.st_dev, inode: stat.st_ino }, stamp(&stat));
         }
     }
+}
+
+/// Whether both policies decide alike about every file of a file system, by every hook that comes from here.
+fn alike_on(filesystem: &Filesystem, one: &CompiledPolicy, other: &CompiledPolicy) -> bool {
+    const HOOKS: [Func; 5] =
+        [Func::FileCheck, Func::MmapCheck, Func::MmapCheckReqprot, Func::BprmCheck, Func::CredsCheck];
+    let facts = FileFacts {
+        owner: 0,
+        group: 0,
+        fsmagic: filesystem.magic,
+        fsname: &filesystem.name,
+        fs_subtype: &filesystem.subtype,
+        fsuuid: filesystem.uuid,
+    };
+    decide_alike(one, other, &HOOKS, &facts)
+}
+
+/// What a policy makes it necessary to be asked.
+fn wanted(policy: &CompiledPolicy) -> Mask {
+    let wants = |funcs: &[Func]| funcs.iter().any(|func| policy.wants(*func));
+    let mut mask = Mask::NONE;
+    if wants(&[Func::FileCheck, Func::MmapCheck, Func::MmapCheckReqprot]) {
+        mask = mask.and(Mask::OPEN);
+    }
+    if wants(&[Func::BprmCheck, Func::CredsCheck]) || mask.is_none() {
+        mask = mask.and(Mask::OPEN_EXEC);
+    }
+    mask
 }
 
 /// The `MAY_*` bits of an open: those of its flags. Where the flags do not show, an open is for reading, and for writing as

@@ -1,0 +1,150 @@
+//! The policy in force: what each of its rules has decided so far, and what another policy in its place would change.
+//!
+//! Replacing a policy undoes nothing that was found out about files: digests, measurements and verdicts stay, as in the
+//! kernel, where no policy load touches the per-inode cache. A verdict is good for a rule only if it asked for as much, which
+//! is judged when it is used. What has to go is what the kernel was told not to ask about any more, and that only where the
+//! two policies could decide differently.
+
+use crate::policy::{CompiledPolicy, Decision, FileFacts};
+use imara_format::policy::{Class, Func, Rule};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A policy in force.
+#[derive(Debug)]
+pub struct ActivePolicy {
+    compiled: CompiledPolicy,
+    /// For each rule, how many hooks it decided, do or don't.
+    hits: Box<[AtomicU64]>,
+}
+
+impl Deref for ActivePolicy {
+    type Target = CompiledPolicy;
+
+    fn deref(&self) -> &CompiledPolicy {
+        &self.compiled
+    }
+}
+
+impl ActivePolicy {
+    /// Puts a policy in force that has decided nothing yet.
+    pub fn new(compiled: CompiledPolicy) -> Self {
+        let hits = compiled.rules().iter().map(|_| AtomicU64::new(0)).collect();
+        Self { compiled, hits }
+    }
+
+    /// Counts what was decided.
+    pub(crate) fn count(&self, decision: &Decision) {
+        for rule in Class::ALL.iter().filter_map(|class| decision.decided_by.class(*class)) {
+            if let Some(hits) = self.hits.get(rule) {
+                hits.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// For each rule, how many questions it decided. Accesses that the kernel does not ask about any more are not among
+    /// them.
+    pub fn hits(&self) -> Vec<u64> {
+        self.hits.iter().map(|hits| hits.load(Ordering::Relaxed)).collect()
+    }
+}
+
+/// Whether both policies decide alike for every file of this file system, whoever comes, by each of these hooks. When in
+/// doubt they do not.
+///
+/// Of `filesystem` only the file system's facts are looked at, not owner and group.
+pub fn decide_alike(one: &CompiledPolicy, other: &CompiledPolicy, funcs: &[Func], filesystem: &FileFacts<'_>) -> bool {
+    funcs.iter().all(|func| concerned(one, *func, filesystem).eq(concerned(other, *func, filesystem)))
+}
+
+/// The rules that could decide an event of this hook on this file system, but for where they stand in their file.
+fn concerned(policy: &CompiledPolicy, func: Func, filesystem: &FileFacts<'_>) -> impl Iterator<Item = Rule> {
+    let classes = policy.classes();
+    policy
+        .rules()
+        .iter()
+        .filter(move |rule| {
+            rule.func.is_none_or(|wanted| wanted == func)
+                && classes.contains(rule.action.class())
+                && is_for_filesystem(rule, filesystem)
+        })
+        .map(|rule| Rule { line: 0, ..rule.clone() })
+}
+
+fn is_for_filesystem(rule: &Rule, filesystem: &FileFacts<'_>) -> bool {
+    rule.fsmagic.is_none_or(|magic| magic == filesystem.fsmagic)
+        && rule.fsname.as_ref().is_none_or(|name| name == filesystem.fsname)
+        && rule.fs_subtype.as_ref().is_none_or(|subtype| subtype == filesystem.fs_subtype)
+        && rule.fsuuid.is_none_or(|uuid| uuid == filesystem.fsuuid.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::User;
+    use crate::policy::Event;
+    use imara_format::policy::{Policy, Target};
+    use proptest::prelude::*;
+
+    const EXT4: FileFacts<'_> =
+        FileFacts { owner: 0, group: 0, fsmagic: 0xef53, fsname: "ext4", fs_subtype: "", fsuuid: Some([7; 16]) };
+
+    fn policy(rules: &str) -> CompiledPolicy {
+        CompiledPolicy::new(Policy::parse(rules.replace(';', "\n").as_bytes(), &Target::guard()).unwrap())
+    }
+
+    #[test]
+    fn a_change_concerns_only_the_hooks_and_file_systems_that_it_is_about() {
+        const BOTH: [Func; 2] = [Func::FileCheck, Func::BprmCheck];
+        for (one, other, funcs, alike) in [
+            ("measure", "measure", &BOTH[..], true),
+            ("measure", "# moved\n\nmeasure", &BOTH, true),
+            ("measure", "appraise", &BOTH, false),
+            ("measure", "measure pcr=11", &BOTH, false),
+            ("measure func=BPRM_CHECK", "measure func=BPRM_CHECK;measure func=MODULE_CHECK", &BOTH, true),
+            ("measure func=BPRM_CHECK", "measure func=BPRM_CHECK;measure func=FILE_CHECK", &BOTH, false),
+            ("measure func=BPRM_CHECK", "measure func=BPRM_CHECK;measure func=FILE_CHECK", &[Func::BprmCheck], true),
+            ("measure", "dont_measure fsname=xfs;measure", &BOTH, true),
+            ("measure", "dont_measure fsmagic=ef53;measure", &BOTH, false),
+            ("measure", "dont_measure fsuuid=00000000-0000-0000-0000-000000000001;measure", &BOTH, true),
+            ("measure", "dont_measure fs_subtype=sshfs;measure", &BOTH, true),
+            // What nobody does nobody need except.
+            ("measure", "dont_appraise;measure", &BOTH, true),
+            ("measure;appraise fsname=xfs", "dont_appraise;measure;appraise fsname=xfs", &BOTH, false),
+            ("measure;audit", "audit;measure", &BOTH, false),
+        ] {
+            assert_eq!(decide_alike(&policy(one), &policy(other), funcs, &EXT4), alike, "{one} | {other}");
+        }
+    }
+
+    #[test]
+    fn each_rule_counts_what_it_decided() {
+        let active = ActivePolicy::new(policy("dont_measure uid=7;measure;appraise func=BPRM_CHECK"));
+        for (func, uid) in [(Func::BprmCheck, 0), (Func::FileCheck, 7), (Func::FileCheck, 8)] {
+            let event = Event { func, mask: 1, file: &EXT4, subject: &User(uid), data: None };
+            active.count(&active.decide(&event));
+        }
+        assert_eq!(active.hits(), [1, 2, 1]);
+    }
+
+    fn rules() -> impl Strategy<Value = String> {
+        let rule = "(dont_)?(measure|appraise)( func=(FILE|BPRM)_CHECK)?( uid=[01])?( fsname=(ext4|xfs))?";
+        proptest::collection::vec(rule, 0..4).prop_map(|rules| rules.join(";"))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_said_to_be_alike_is(one in rules(), other in rules(), uid in 0u32..2, owner in 0u32..2) {
+            let (one, other) = (policy(&one), policy(&other));
+            let file = FileFacts { owner, ..EXT4 };
+            for func in [Func::FileCheck, Func::BprmCheck] {
+                let event = Event { func, mask: 1, file: &file, subject: &User(uid), data: None };
+                let [one_does, other_does] = [&one, &other].map(|policy| {
+                    let decision = policy.decide(&event);
+                    Class::ALL.iter().map(|class| decision.does(*class).is_some()).collect::<Vec<_>>()
+                });
+                prop_assert!(!decide_alike(&one, &other, &[func], &file) || one_does == other_does);
+            }
+        }
+    }
+}
