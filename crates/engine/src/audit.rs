@@ -59,6 +59,19 @@ pub enum AuditRecord {
         /// The file's path.
         path: Vec<u8>,
     },
+    /// The policy was replaced, or was not (`INTEGRITY_STATUS`).
+    Status {
+        /// `policy_update`.
+        op: &'static str,
+        /// `completed` or `failed`.
+        cause: &'static str,
+        /// Who did it.
+        task: TaskIdentity,
+        /// The policy's path.
+        path: Vec<u8>,
+        /// Whether it was done.
+        success: bool,
+    },
     /// A measured file was open for writing (`INTEGRITY_PCR`).
     Violation {
         /// `open_writers` or `ToMToU`.

@@ -243,6 +243,11 @@ impl Checker {
         &self.keys
     }
 
+    /// Where audit records go.
+    pub fn audit_sink(&self) -> &dyn AuditSink {
+        &*self.audit
+    }
+
     /// The measurement list.
     pub fn log(&self) -> &MeasurementLog {
         &self.log

@@ -1,7 +1,7 @@
 //! Why a file is let through or refused, and what would make it pass: the steps of [`crate::check`] without their
 //! effects.
 
-use crate::appraise::{self, Appraisal, Requirement};
+use crate::appraise::{self, Appraisal, Cause, Requirement};
 use crate::audit::TaskIdentity;
 use crate::check::{File, Hook, Task};
 use crate::keyring::Keyring;
@@ -25,6 +25,15 @@ pub struct Explanation {
     pub label: Option<Vec<u8>>,
     /// The appraisal, where the policy asks for one.
     pub appraisal: Option<Appraisal>,
+}
+
+impl Explanation {
+    /// Why it would not pass; `None` where it passes, or is not appraised.
+    pub fn cause(&self) -> Option<Cause> {
+        let appraisal = self.appraisal.as_ref()?;
+        let denied = self.decision.allowed_algorithms.is_some_and(|set| !set.contains(self.digest.algorithm()));
+        appraisal.cause.or(denied.then_some(Cause::DeniedHashAlgorithm))
+    }
 }
 
 /// Explains one hook for one file and task.

@@ -19,11 +19,13 @@
 mod builtin;
 mod parse;
 mod print;
+mod version;
 mod words;
 
 pub use builtin::{BUILTIN_NAMES, builtin};
 pub use parse::{Errno, PolicyError, PolicyErrorKind, parse_line};
 pub use print::{KernelDisplay, Uuid};
+pub use version::{VersionError, stated_version};
 pub use words::{Action, AlgorithmSet, Class, Func, KernelVersion, Lsm, LsmField, Mask, TemplateName};
 
 /// Rules in the order in which they are tried.

@@ -24,3 +24,17 @@ pub fn status() -> Option<KernelIma> {
     };
     Some(KernelIma { entries: number("runtime_measurements_count")?, violations: number("violations")? })
 }
+
+/// The policy in force, where the kernel shows it.
+pub const POLICY: &str = "/sys/kernel/security/ima/policy";
+
+/// The text of the kernel's policy; `None` on a kernel without IMA.
+///
+/// # Errors
+/// What reading it says: EACCES without CONFIG_IMA_READ_POLICY, EPERM without CAP_SYS_ADMIN.
+pub fn policy() -> std::io::Result<Option<String>> {
+    match std::fs::read_to_string(POLICY) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}

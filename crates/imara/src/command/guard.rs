@@ -35,6 +35,15 @@ pub struct Arguments {
     /// The default hash.
     #[arg(long, value_name = "NAME")]
     hash: Option<String>,
+    /// Refuse a policy without a good signature by one of the keys (its security.ima, or POLICY.sig).
+    #[arg(long)]
+    require_signed_policy: bool,
+    /// What becomes of a start without a policy: halt (do not start) or continue (with an empty one).
+    #[arg(long, value_name = "WHAT")]
+    missing_policy: Option<String>,
+    /// Where is kept what outlives a boot: the version of the policy that was last in force.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -59,5 +68,10 @@ pub fn run(arguments: Arguments) -> CommandResult {
     file.runtime_dir = arguments.runtime_dir.or(file.runtime_dir);
     file.template = arguments.template.or(file.template);
     file.hash = arguments.hash.or(file.hash);
+    file.missing_policy = arguments.missing_policy.or(file.missing_policy);
+    file.state_dir = arguments.state_dir.or(file.state_dir);
+    if arguments.require_signed_policy {
+        file.policy_signature = Some("required".into());
+    }
     run::run(&Config::new(file)?, |note| eprintln!("imara: {note}"))
 }

@@ -3,6 +3,7 @@
 use super::audit_log;
 use super::control::Request;
 use super::explanation;
+use super::live_policy::LivePolicy;
 use super::runtime;
 use crate::output::Failure;
 use imara_engine::audit::AuditRecord;
@@ -19,13 +20,15 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 /// What commands are answered from.
 pub struct Answers {
     /// The guard, until it ends.
-    pub guard: Arc<Mutex<Option<Guard>>>,
+    pub guard: Arc<Mutex<Option<Arc<Guard>>>>,
     /// The engine.
     pub checker: Weak<Checker>,
     /// The last failures.
     pub recent: Arc<audit_log::Shared>,
     /// What does not change while the guard runs.
     pub about: Value,
+    /// The policy.
+    pub policy: LivePolicy,
     /// When it started, in seconds since 1970.
     pub started: u64,
 }
@@ -40,6 +43,12 @@ impl Answers {
         match request {
             Request::Status => Ok(self.status(&checker)),
             Request::Mode { mode } => self.switch_mode(&checker, &mode),
+            Request::Policy => Ok(self.policy.show(&checker.policy())),
+            Request::LoadPolicy(load) => {
+                let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let guard = guard.ok_or_else(|| Failure::failed("the guard is ending"))?;
+                self.policy.load(&checker, &guard, &load)
+            }
             Request::Explain { path, uid } => {
                 let policy = checker.policy();
                 let hash = checker.log().hash();
@@ -124,7 +133,8 @@ impl Answers {
         let mut tpm = self.about["tpm"].clone();
         tpm["banks"] = json!(banks);
         tpm["pcr"] = self.about["pcr"].clone();
-        let policy = checker.policy();
+        let mut about_policy = self.policy.about();
+        about_policy["rules"] = json!(checker.policy().rules().len());
         json!({
             "schema": 1,
             "provider": "guard",
@@ -133,7 +143,7 @@ impl Answers {
             "pid": std::process::id(),
             "started": self.started,
             "mode": checker.mode().name(),
-            "policy": { "path": self.about["policy"], "rules": policy.rules().len() },
+            "policy": about_policy,
             "watch": watch,
             "keys": keys_json(checker.keys()),
             "list": {

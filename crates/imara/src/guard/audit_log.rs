@@ -124,6 +124,14 @@ fn fields(record: &AuditRecord) -> (RecordType, Vec<(&'static str, Value<'_>)>) 
             fields.push(("errno", Value::Number(0)));
             (RecordType::Data, fields)
         }
+        AuditRecord::Status { op, cause, task, path, success } => {
+            let mut fields = common(task, op, cause);
+            fields.push(("comm", Value::Untrusted(&task.command)));
+            fields.push(("name", Value::Untrusted(path)));
+            fields.push(("res", Value::Number((*success).into())));
+            fields.push(("errno", Value::Number(0)));
+            (RecordType::Status, fields)
+        }
         AuditRecord::Violation { cause, task, path, inode } => {
             let mut fields = common(task, "invalid_pcr", cause);
             fields.push(("comm", Value::Untrusted(&task.command)));

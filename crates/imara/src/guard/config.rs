@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 pub const DEFAULT_PATH: &str = "/etc/imara/imara.toml";
 /// Where the socket, the list and the software TPM's state are.
 pub const DEFAULT_RUNTIME_DIRECTORY: &str = "/run/imara";
+/// Where is kept what outlives a boot: the version of the policy that was last in force.
+pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/imara";
 /// The PCR that IMA measures into.
 pub const DEFAULT_PCR: u32 = 10;
 
@@ -35,6 +37,12 @@ pub struct File {
     pub hash: Option<String>,
     /// The default PCR.
     pub pcr: Option<u32>,
+    /// `optional` or `required`.
+    pub policy_signature: Option<String>,
+    /// `halt` or `continue`.
+    pub missing_policy: Option<String>,
+    /// Where is kept what outlives a boot.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Which TPM is extended.
@@ -48,6 +56,15 @@ pub enum TpmChoice {
     Software,
     /// This device.
     Device(PathBuf),
+}
+
+/// What becomes of a start without a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingPolicy {
+    /// The guard does not start.
+    Halt,
+    /// It starts with the empty policy, and says so.
+    Continue,
 }
 
 /// All that the guard needs to know.
@@ -71,6 +88,12 @@ pub struct Config {
     pub hash: HashAlgorithm,
     /// The default PCR.
     pub pcr: u32,
+    /// Whether a policy without a good signature is refused.
+    pub policy_signature_required: bool,
+    /// What becomes of a start without a policy.
+    pub missing_policy: MissingPolicy,
+    /// Where is kept what outlives a boot.
+    pub state_directory: PathBuf,
 }
 
 impl File {
@@ -82,8 +105,10 @@ impl File {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
         toml::from_str(&text).map_err(|error| {
-            Failure::failed(format_args!("{}: {error}", path.display()))
-                .next("the keys are watch, policy, keys, mode, tpm, runtime-dir, template, hash and pcr")
+            Failure::failed(format_args!("{}: {error}", path.display())).next(
+                "the keys are watch, policy, keys, mode, tpm, runtime-dir, state-dir, template, hash, pcr, \
+                     policy-signature and missing-policy",
+            )
         })
     }
 }
@@ -123,7 +148,22 @@ impl Config {
                 return Err(Failure::usage(format_args!("TPM `{other}` is not auto, none, swtpm or a device's path")));
             }
         };
+        let policy_signature_required = match file.policy_signature.as_deref().unwrap_or("optional") {
+            "optional" => false,
+            "required" => true,
+            other => {
+                return Err(Failure::usage(format_args!("policy-signature `{other}` is not optional or required")));
+            }
+        };
+        let missing_policy = match file.missing_policy.as_deref().unwrap_or("halt") {
+            "halt" => MissingPolicy::Halt,
+            "continue" => MissingPolicy::Continue,
+            other => return Err(Failure::usage(format_args!("missing-policy `{other}` is not halt or continue"))),
+        };
         Ok(Self {
+            policy_signature_required,
+            missing_policy,
+            state_directory: file.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()),
             watch,
             policy,
             keys: file.keys.unwrap_or_default(),
@@ -152,6 +192,8 @@ mod tests {
             ("watch = ['/x']\npolicy = '/p'\ntpm = 'tpm0'", "tpm0"),
             ("watch = ['/x']\npolicy = '/p'\nhash = 'SHA256'", "SHA256"),
             ("watch = ['/x']\npolicy = '/p'\npcr = 16", "16"),
+            ("watch = ['/x']\npolicy = '/p'\npolicy-signature = 'yes'", "yes"),
+            ("watch = ['/x']\npolicy = '/p'\nmissing-policy = 'panic'", "panic"),
         ] {
             let failure = Config::new(file(text).unwrap()).unwrap_err();
             assert!(failure.what.contains(word), "{text}: {}", failure.what);

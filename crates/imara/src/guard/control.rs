@@ -5,11 +5,14 @@
 //! | `{"command":"status"}` | what `imara status --json` prints |
 //! | `{"command":"explain","path":P,"uid":N}` | what `imara explain --json` prints |
 //! | `{"command":"mode","mode":M}` | the mode before and now |
+//! | `{"command":"policy"}` | what `imara policy show --json` prints |
+//! | `{"command":"load-policy","path":P,…}` | what `imara policy load --json` prints |
 //! | `{"command":"pcrs"}` | the TPM's PCR values, `sha256:10 HEX` a line |
 //!
 //! An answer is `{"ok":…}`, or `{"error":{"what":…,"next":…,"outcome":…}}`. The directory that holds the socket is its
 //! owner's alone.
 
+use super::live_policy::Load;
 use super::runtime::SOCKET;
 use crate::output::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
@@ -28,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A request.
 #[derive(Debug, Serialize, Deserialize, PartialEq)]
-#[serde(tag = "command", rename_all = "lowercase")]
+#[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
     /// What is going on.
     Status,
@@ -44,6 +47,10 @@ pub enum Request {
         /// Its name.
         mode: String,
     },
+    /// The rules in force.
+    Policy,
+    /// Puts other rules in force.
+    LoadPolicy(Load),
     /// The TPM's PCR values.
     Pcrs,
 }

@@ -1,6 +1,6 @@
 //! What `imara explain` says: which rule, which digest, which label, which key, and what would make it pass.
 
-use imara_engine::appraise::{Appraisal, Cause, IntegrityStatus};
+use imara_engine::appraise::{Appraisal, Cause};
 use imara_engine::check::{Hook, Mode};
 use imara_engine::explain::{Explanation, User, explain};
 use imara_engine::keyring::{Keyring, VerifyError};
@@ -57,19 +57,10 @@ pub fn explain_file(
 }
 
 fn verdict(explanation: &Explanation, mode: Mode) -> &'static str {
-    let passed = explanation
-        .appraisal
-        .as_ref()
-        .is_none_or(|appraisal| appraisal.status == IntegrityStatus::Pass && allowed(explanation));
     match mode {
-        Mode::Enforce if !passed => "deny",
+        Mode::Enforce if explanation.cause().is_some() => "deny",
         Mode::Enforce | Mode::Log | Mode::Fix | Mode::Off => "allow",
     }
-}
-
-fn allowed(explanation: &Explanation) -> bool {
-    let algorithm = explanation.digest.algorithm();
-    explanation.decision.allowed_algorithms.is_none_or(|set| set.contains(algorithm))
 }
 
 fn describe(
@@ -82,9 +73,7 @@ fn describe(
 ) -> Value {
     let rule = |index: Option<usize>| index.and_then(|index| rule_json(policy, index));
     let decision = &explanation.decision;
-    let cause = explanation.appraisal.as_ref().and_then(|appraisal| {
-        appraisal.cause.or_else(|| (!allowed(explanation)).then_some(Cause::DeniedHashAlgorithm))
-    });
+    let cause = explanation.cause();
     json!({
         "func": explanation.hook.func.name(),
         "when": used,

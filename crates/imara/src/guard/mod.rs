@@ -6,5 +6,8 @@ pub mod config;
 pub mod control;
 pub mod explanation;
 pub mod list;
+pub mod live_policy;
+pub mod policy_source;
 pub mod run;
+pub mod running;
 pub mod runtime;

@@ -2,9 +2,11 @@
 
 use super::answers::Answers;
 use super::audit_log::AuditLog;
-use super::config::{Config, TpmChoice};
+use super::config::{Config, MissingPolicy, TpmChoice};
 use super::control::{self};
 use super::list::{self, Chain, Mirror};
+use super::live_policy::LivePolicy;
+use super::policy_source::{self, Demands, PolicySource};
 use super::runtime::{self, HEARTBEAT, Left, Runtime};
 use crate::output::{Failure, Outcome};
 use imara_engine::check::Checker;
@@ -13,7 +15,6 @@ use imara_engine::keyring::Keyring;
 use imara_engine::measure::MeasurementLog;
 use imara_engine::policy::CompiledPolicy;
 use imara_engine::tpm::Tpm;
-use imara_format::policy::{Policy, Rule, Target, TemplateName};
 use imara_format::template::Template;
 use imara_linux::hooks::fanotify::{Guard, GuardError};
 use imara_linux::swtpm::{Resumed, SoftwareTpm, SwtpmError};
@@ -46,8 +47,11 @@ struct Beginning {
 /// # Errors
 /// [`Failure`] with what keeps it from starting; nothing is watched then.
 pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failure> {
-    let policy = read_policy(&config.policy)?;
     let keys = read_keys(&config.keys)?;
+    let demands =
+        Demands { signature: config.policy_signature_required, state_directory: config.state_directory.clone() };
+    let mut beginning = Beginning::default();
+    let source = first_policy(config, &keys, &demands, &mut beginning)?;
     let template = Template::built_in(&config.template).cloned().ok_or_else(|| {
         Failure::usage(format_args!("template `{}` is not known", config.template)).next("choose ima-ng or ima-sig")
     })?;
@@ -58,7 +62,6 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     let directory = runtime.path("");
     let boot = runtime::boot_id();
     let same_boot = left.as_ref().is_some_and(|left| left.state.boot_id == boot);
-    let mut beginning = Beginning::default();
     let (in_use, tpm) = open_tpm(config, &runtime, !same_boot)?;
     // After the software TPM was started, which must not inherit it, and before any thread, which must.
     sys::process::block_termination();
@@ -69,6 +72,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     let log = Arc::new(start_list(config, &runtime, left, same_boot, &in_use, tpm, &template, &mut beginning)?);
     runtime.write_state(false).map_err(Failure::failed)?;
     let (audit, recent, audit_thread) = AuditLog::open(&runtime.path(runtime::AUDIT_LOG)).map_err(Failure::failed)?;
+    let policy = CompiledPolicy::new(source.policy.clone());
     let checker = Arc::new(Checker::new(policy, keys, Arc::clone(&log), template, config.mode, Box::new(audit)));
     let software_tpm = match &in_use {
         TpmInUse::Software(software) => software.pid(),
@@ -76,13 +80,23 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     };
     let listener = control::listen(&directory).map_err(Failure::failed)?;
     let guard = Guard::start(Arc::clone(&checker), &config.watch, software_tpm).map_err(cannot_guard)?;
-    let guard = Arc::new(Mutex::new(Some(guard)));
+    let guard = Arc::new(Mutex::new(Some(Arc::new(guard))));
+    // In force now. The guard of a signed policy that demands to be signed has begun; what it says of itself is told.
+    if let Err(failure) = source.ask(&checker) {
+        beginning.notes.push(failure.what);
+    }
+    if let Err(error) = source.remember_version(&demands) {
+        beginning
+            .notes
+            .push(format!("the policy's version cannot be kept, so an older one will not be refused: {error}"));
+    }
     let answers = Answers {
         guard: Arc::clone(&guard),
         checker: Arc::downgrade(&checker),
         recent,
         about: about(config, &in_use, &beginning),
         started: now_seconds(),
+        policy: LivePolicy::new(source, demands),
     };
     std::thread::Builder::new()
         .name("control".into())
@@ -107,9 +121,33 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     stop(guard, checker, log, in_use, runtime, audit_thread, &mut tell)
 }
 
+/// The policy to start with.
+fn first_policy(
+    config: &Config,
+    keys: &Keyring,
+    demands: &Demands,
+    beginning: &mut Beginning,
+) -> Result<PolicySource, Failure> {
+    if !config.policy.exists() {
+        let shown = config.policy.display();
+        if config.missing_policy == MissingPolicy::Continue {
+            beginning.notes.push(format!(
+                "there is no policy {shown}, so nothing is measured or appraised until one is loaded (imara policy load)"
+            ));
+            return PolicySource::missing(&config.policy);
+        }
+        return Err(Failure::failed(format_args!("there is no policy {shown}")).next(
+            "write one (imara policy builtin tcb shows the kernel's), or let the guard start without              (missing-policy = \"continue\")",
+        ));
+    }
+    let source = PolicySource::read(&config.policy, keys, demands)?;
+    source.check_version(demands)?;
+    Ok(source)
+}
+
 /// The other way round: stop asking, then close the list, then the TPM.
 fn stop(
-    guard: Arc<Mutex<Option<Guard>>>,
+    guard: Arc<Mutex<Option<Arc<Guard>>>>,
     checker: Arc<Checker>,
     log: Arc<MeasurementLog>,
     in_use: TpmInUse,
@@ -146,39 +184,7 @@ fn stop(
 /// [`Failure`] that names each line that is wrong.
 pub fn read_policy(path: &Path) -> Result<CompiledPolicy, Failure> {
     let text = std::fs::read(path).map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
-    let policy = Policy::parse(&text, &Target::guard()).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        Failure::failed(format_args!("{}: {}", path.display(), lines.join("; ")))
-            .next(format_args!("imara policy check {}", path.display()))
-    })?;
-    for rule in &policy.rules {
-        if let Some(why) = cannot_be_done(rule) {
-            return Err(Failure::failed(format_args!("{}: line {}: {why}", path.display(), rule.line))
-                .next(format_args!("leave it to the kernel's own IMA, or take it out of the guard's policy: {rule}")));
-        }
-    }
-    Ok(CompiledPolicy::new(policy))
-}
-
-/// Why a rule of the language asks for what the guard cannot do: better refused now than every access it matches later.
-fn cannot_be_done(rule: &Rule) -> Option<String> {
-    let known = [
-        TemplateName::ImaNg,
-        TemplateName::ImaSig,
-        TemplateName::ImaNgv2,
-        TemplateName::ImaSigv2,
-        TemplateName::ImaBuf,
-        TemplateName::ImaModsig,
-    ];
-    if let Some(template) = rule.template.filter(|template| !known.contains(template)) {
-        return Some(format!("the guard cannot fill the template {}", template.name()));
-    }
-    if let Some(pcr) = rule.pcr.filter(|pcr| *pcr > 23 || matches!(pcr, 16 | 23)) {
-        return Some(format!(
-            "PCR {pcr} cannot hold a measurement list (16 and 23 can be reset by anybody, and there are 24)"
-        ));
-    }
-    rule.verity.then(|| "the guard does not read fs-verity digests".to_owned())
+    policy_source::parse(path, &text).map(CompiledPolicy::new)
 }
 
 /// Reads certificates or public keys.
@@ -378,7 +384,6 @@ fn about(config: &Config, in_use: &TpmInUse, beginning: &Beginning) -> Value {
         "tpm": tpm,
         "pcr": config.pcr,
         "hash": config.hash.name(),
-        "policy": config.policy,
         "runtime_dir": config.runtime_directory,
         "chain": chain,
         "gap": beginning.gap,

@@ -96,8 +96,8 @@ pub struct Counters {
 /// The guard, from the moment that the first file system is watched until it is stopped.
 pub struct Guard {
     shared: Arc<Shared>,
-    workers: Option<Workers<Shared>>,
-    threads: Vec<(i32, JoinHandle<()>)>,
+    workers: Mutex<Option<Workers<Shared>>>,
+    threads: Mutex<Vec<(i32, JoinHandle<()>)>>,
 }
 
 struct Shared {
@@ -198,7 +198,7 @@ impl Guard {
             counters: Counters::default(),
             buffer: Mutex::new(EventBuffer::new(32)),
         });
-        let mut guard = Self { shared: Arc::clone(&shared), workers: None, threads: Vec::new() };
+        let guard = Self { shared: Arc::clone(&shared), workers: Mutex::default(), threads: Mutex::default() };
         // Known before the first lease can be taken: one without an owner would keep its writer waiting.
         let lease_thread = guard.start_thread("leases", Shared::watch_leases)?;
         shared.lease_thread.store(lease_thread, Ordering::SeqCst);
@@ -215,7 +215,7 @@ impl Guard {
         }
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let workers = Workers::start(Arc::clone(&shared), cores.max(2) * 2, 64).map_err(GuardError::Thread)?;
-        guard.workers = Some(workers);
+        *lock(&guard.workers) = Some(workers);
         // Threads first: from the first mark on somebody must answer.
         for watched in &shared.watched {
             shared
@@ -226,7 +226,7 @@ impl Guard {
         Ok(guard)
     }
 
-    fn start_thread(&mut self, name: &str, body: impl FnOnce(&Shared) + Send + 'static) -> Result<i32, GuardError> {
+    fn start_thread(&self, name: &str, body: impl FnOnce(&Shared) + Send + 'static) -> Result<i32, GuardError> {
         let shared = Arc::clone(&self.shared);
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -238,7 +238,7 @@ impl Guard {
             })
             .map_err(GuardError::Thread)?;
         let tid = receiver.recv().unwrap_or(0);
-        self.threads.push((tid, thread));
+        lock(&self.threads).push((tid, thread));
         Ok(tid)
     }
 
@@ -257,6 +257,11 @@ impl Guard {
                 Some((watched.path.clone(), filesystem))
             })
             .collect()
+    }
+
+    /// Whether this device's file system is watched.
+    pub fn watches(&self, device: u64) -> bool {
+        self.shared.filesystems.read().unwrap_or_else(PoisonError::into_inner).contains_key(&device)
     }
 
     /// How many read leases are held.
@@ -282,6 +287,9 @@ impl Guard {
     pub fn replace_policy(&self, policy: Arc<ActivePolicy>) -> io::Result<Replaced> {
         let shared = &self.shared;
         let _one_at_a_time = lock(&shared.replacing);
+        if shared.stopping.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the guard is ending"));
+        }
         let before = shared.checker.policy();
         let (asked, to_ask) = (wanted(&before), wanted(&policy));
         let undo = |added: &[Watched]| {
@@ -319,21 +327,19 @@ impl Guard {
 
     /// Watches no longer. Tasks that wait for an answer go on, unless their file is being read: that cannot be judged any
     /// more, as little as any other that cannot be read.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
+    pub fn stop(&self) {
         let shared = &self.shared;
         shared.stopping.store(true, Ordering::SeqCst);
+        // Whoever replaces the policy is done with it, or finds that there is nothing left to replace.
+        let _none_replaces = lock(&shared.replacing);
         for watched in &shared.watched {
             // The group is closed next, which takes every mark away.
             let _ = shared.group.unwatch_filesystem(&watched.path, wanted(&shared.checker.policy()));
         }
-        if let Some(workers) = self.workers.take() {
+        if let Some(workers) = lock(&self.workers).take() {
             workers.stop();
         }
-        for (tid, thread) in self.threads.drain(..) {
+        for (tid, thread) in lock(&self.threads).drain(..) {
             while !thread.is_finished() {
                 // It may have ended meanwhile.
                 let _ = threads::interrupt(tid);
@@ -356,7 +362,7 @@ pub struct Replaced {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }
 

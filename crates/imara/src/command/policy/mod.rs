@@ -2,6 +2,8 @@
 
 mod builtin;
 mod check;
+mod load;
+mod show;
 
 use super::CommandResult;
 use crate::output::Failure;
@@ -10,7 +12,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// IMA policies: check, built-in ones.
+/// IMA policies: check, compare, simulate, show and replace.
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -21,6 +23,8 @@ pub struct Arguments {
 enum Command {
     Check(check::Check),
     Builtin(builtin::Builtin),
+    Show(show::Show),
+    Load(load::Load),
 }
 
 /// The number of the JSON documents' form.
@@ -34,6 +38,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
     match arguments.command {
         Command::Check(check) => check.run(),
         Command::Builtin(builtin) => builtin.run(),
+        Command::Show(show) => show.run(),
+        Command::Load(load) => load.run(),
     }
 }
 
