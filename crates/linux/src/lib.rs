@@ -9,6 +9,7 @@ pub mod kernel_ima;
 pub mod mounts;
 pub mod opened;
 pub mod process;
+pub mod process_handle;
 pub mod swtpm;
 #[allow(unsafe_code)]
 pub mod sys;
