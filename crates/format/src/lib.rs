@@ -23,3 +23,4 @@ pub mod pcr;
 pub mod policy;
 pub mod signature;
 pub mod template;
+pub mod trace;

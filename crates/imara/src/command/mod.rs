@@ -4,6 +4,7 @@ use crate::output::{Failure, Outcome, complain};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+pub mod duration;
 pub mod explain;
 pub mod guard;
 pub mod key;
