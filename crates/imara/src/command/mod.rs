@@ -38,6 +38,9 @@ enum Command {
     Mode(mode::Arguments),
     Measurement(measurement::Arguments),
     Policy(policy::Arguments),
+    /// Waits to roll a switch of the mode back (`imara mode --for` starts it).
+    #[command(hide = true)]
+    RollBack(crate::guard::rollback::Arguments),
     #[command(hide = true)]
     Man(man::Arguments),
 }
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Mode(arguments) => mode::run(arguments),
         Command::Measurement(arguments) => measurement::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
+        Command::RollBack(arguments) => crate::guard::rollback::wait(&arguments).map(|()| Outcome::Done),
         Command::Man(arguments) => man::run(&arguments),
     })
 }

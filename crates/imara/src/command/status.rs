@@ -1,8 +1,10 @@
 //! `imara status`.
 
+use super::mode::seconds_from_now;
 use super::{CommandResult, RuntimeDirectory};
 use crate::guard::answers::why_not_higher;
 use crate::guard::control::{Request, ask};
+use crate::guard::rollback;
 use crate::output::{Failure, Outcome, print, print_json};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -23,7 +25,10 @@ pub struct Arguments {
 /// The guard cannot answer.
 pub fn run(arguments: Arguments) -> CommandResult {
     let status = match ask(&arguments.runtime.runtime_dir, &Request::Status) {
-        Ok(status) => status,
+        Ok(mut status) => {
+            status["rollback"] = json!(rollback::state(&arguments.runtime.runtime_dir));
+            status
+        }
         // Without a guard there is still something to say: whether the kernel's own IMA is there.
         Err(Failure { outcome: Outcome::Lacking, what, next }) => without_guard(&what, &next),
         Err(failure) => return Err(failure),
@@ -90,13 +95,29 @@ fn for_people(status: &Value) -> String {
         return out;
     }
     line("guard", format!("process {}, mode {}", status["pid"], text(&status["mode"])));
+    let rollback = &status["rollback"];
+    match rollback["ended"].as_str() {
+        Some(how) => line("  rollback", format!("{} to {}: {how}", text(&rollback["from"]), text(&rollback["to"]))),
+        None if !rollback.is_null() => line(
+            "  rollback",
+            format!(
+                "back to {} in {} unless confirmed: imara mode --confirm",
+                text(&rollback["to"]),
+                seconds_from_now(rollback["at"].as_u64().unwrap_or_default())
+            ),
+        ),
+        None => {}
+    }
     for watch in status["watch"].as_array().into_iter().flatten() {
         line(
             "watching",
             format!("{} ({}, uuid {})", text(&watch["mount_point"]), text(&watch["type"]), text(&watch["uuid"])),
         );
     }
-    line("policy", format!("{}, {} rules", text(&status["policy"]["path"]), status["policy"]["rules"]));
+    let policy = &status["policy"];
+    let version = policy["version"].as_u64().map_or(String::new(), |version| format!(", version {version}"));
+    let signer = policy["signed_by"].as_str().map_or(String::new(), |key| format!(", signed by the key {key}"));
+    line("policy", format!("{}, {} rules{version}{signer}", text(&policy["path"]), policy["rules"]));
     for key in status["keys"].as_array().into_iter().flatten() {
         line("key", format!("{} {} {}", text(&key["id"]), text(&key["kind"]), text(&key["subject"])));
     }

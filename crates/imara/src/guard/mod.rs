@@ -8,6 +8,7 @@ pub mod explanation;
 pub mod list;
 pub mod live_policy;
 pub mod policy_source;
+pub mod rollback;
 pub mod run;
 pub mod running;
 pub mod runtime;
