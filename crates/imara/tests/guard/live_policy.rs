@@ -1,0 +1,324 @@
+//! The policy replaced while the guard runs, and the mode switched for a time.
+
+use crate::scratch::*;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+const UNSIGNED_PROGRAMS: &str = "measure func=BPRM_CHECK\n";
+
+fn write_policy(scratch: &Scratch, name: &str, text: &str) -> String {
+    let path = scratch.path(name);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn load(scratch: &Scratch, arguments: &[&str]) -> (Option<i32>, String) {
+    let done = scratch.imara(&[&["policy", "load"], arguments].concat());
+    (done.status.code(), format!("{}{}", text(&done.stdout), text(&done.stderr)))
+}
+
+fn rules(scratch: &Scratch) -> Vec<(String, u64)> {
+    let shown = scratch.json(&["policy", "show", "--json"]);
+    let rules = shown["rules"].as_array().unwrap().iter();
+    rules.map(|rule| (rule["text"].as_str().unwrap().to_owned(), rule["hits"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn a_policy_is_replaced_at_once_for_what_was_let_pass_before_as_well() {
+    let mut scratch = scratch!("a_policy_is_replaced_at_once_for_what_was_let_pass_before_as_well");
+    let (signed, unsigned) = (scratch.signed_program("signed"), scratch.program("unsigned"));
+    settle();
+    scratch.guard(UNSIGNED_PROGRAMS, "enforce");
+    for _ in 0..3 {
+        assert!(runs(&signed) && runs(&unsigned));
+    }
+    let strict = write_policy(&scratch, "strict", SIGNED_PROGRAMS);
+    assert_eq!(load(&scratch, &[&strict]).0, Some(0));
+    assert!(runs(&signed) && !runs(&unsigned));
+    // What was measured before is not measured again.
+    assert_eq!((scratch.listed(&signed), scratch.listed(&unsigned)), (1, 1));
+    let lax = write_policy(&scratch, "lax", UNSIGNED_PROGRAMS);
+    assert_eq!(load(&scratch, &[&lax]).0, Some(0));
+    assert!(runs(&signed) && runs(&unsigned));
+    scratch.proven();
+    assert_eq!(scratch.status()["policy"]["path"], lax.as_str());
+    let audit = scratch.audit();
+    assert!(audit.contains("INTEGRITY_STATUS") && audit.contains("op=policy_update cause=completed"), "{audit}");
+}
+
+#[test]
+fn hooks_that_the_first_policy_did_not_need_are_asked_from_the_load_on_and_no_longer_after_it() {
+    let mut scratch =
+        scratch!("hooks_that_the_first_policy_did_not_need_are_asked_from_the_load_on_and_no_longer_after_it");
+    let data = scratch.data("data", 0);
+    settle();
+    scratch.guard(UNSIGNED_PROGRAMS, "enforce");
+    assert!(opens(&data));
+    let files = write_policy(&scratch, "files", "appraise func=FILE_CHECK appraise_type=imasig\n");
+    assert_eq!(load(&scratch, &[&files]).0, Some(0));
+    assert!(!opens(&data));
+    let programs = write_policy(&scratch, "programs", UNSIGNED_PROGRAMS);
+    assert_eq!(load(&scratch, &[&programs]).0, Some(0));
+    let before = scratch.events();
+    assert!(opens(&data) && opens(&data));
+    assert_eq!(scratch.events(), before, "opening is not asked about any more");
+}
+
+#[test]
+fn only_what_a_change_is_about_is_asked_about_again() {
+    let mut scratch = scratch!("only_what_a_change_is_about_is_asked_about_again");
+    let program = scratch.signed_program("program");
+    settle();
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    for _ in 0..3 {
+        assert!(runs(&program));
+    }
+    let before = scratch.events();
+    let elsewhere = format!("# another file system\nappraise fsname=xfs\n{SIGNED_PROGRAMS}");
+    let elsewhere = write_policy(&scratch, "elsewhere", &elsewhere);
+    let loaded = scratch.json(&["policy", "load", "--json", &elsewhere]);
+    assert_eq!(loaded["asked_again"], false, "{loaded}");
+    assert!(runs(&program));
+    assert_eq!(scratch.events(), before, "nothing watched is decided differently");
+    let here = write_policy(&scratch, "here", &format!("audit func=BPRM_CHECK\n{SIGNED_PROGRAMS}"));
+    let loaded = scratch.json(&["policy", "load", "--json", &here]);
+    assert_eq!(loaded["asked_again"], true, "{loaded}");
+    assert!(runs(&program));
+    assert!(scratch.events() > before);
+    eventually("the audit rule is heard", PATIENCE, || scratch.audit().contains("INTEGRITY_RULE"));
+}
+
+#[test]
+fn a_policy_that_is_wrong_or_would_stop_what_runs_leaves_the_one_before_in_force() {
+    let mut scratch = scratch!("a_policy_that_is_wrong_or_would_stop_what_runs_leaves_the_one_before_in_force");
+    let (signed, unsigned) = (scratch.signed_program("signed"), scratch.on("sleep"));
+    copy("/bin/sleep", &unsigned);
+    settle();
+    scratch.guard(UNSIGNED_PROGRAMS, "enforce");
+    let in_force = rules(&scratch).into_iter().map(|(rule, _)| rule).collect::<Vec<_>>();
+    let same = |scratch: &Scratch| {
+        let now = rules(scratch).into_iter().map(|(rule, _)| rule).collect::<Vec<_>>();
+        assert_eq!(now, in_force);
+    };
+    for (name, content, said) in [
+        ("typo", "appraise fnc=BPRM_CHECK\n", "fnc=BPRM_CHECK"),
+        ("verity", "measure func=BPRM_CHECK digest_type=verity\n", "fs-verity"),
+        ("empty", "# nothing\n", "no rule"),
+        ("nul", "measure\0\n", "byte 0"),
+    ] {
+        let (status, output) = load(&scratch, &[&write_policy(&scratch, name, content)]);
+        assert_eq!(status, Some(1), "{name}: {output}");
+        assert!(output.contains(said), "{name}: {output}");
+        same(&scratch);
+    }
+    let (status, output) = load(&scratch, &["/does/not/exist"]);
+    assert!(status == Some(1) && output.contains("/does/not/exist"), "{output}");
+    // It runs now, and would not be let run again.
+    let mut sleeper = start(command(&unsigned).arg("60")).unwrap();
+    let strict = write_policy(&scratch, "strict", SIGNED_PROGRAMS);
+    let (status, output) = load(&scratch, &[&strict, "--dry-run"]);
+    assert!(status == Some(1) && output.contains(unsigned.to_str().unwrap()), "{output}");
+    let (status, output) = load(&scratch, &[&strict]);
+    assert!(status == Some(1) && output.contains("--force") && output.contains(&sleeper.id().to_string()), "{output}");
+    same(&scratch);
+    assert!(runs(&scratch.program("other")));
+    assert_eq!(load(&scratch, &[&strict, "--force"]).0, Some(0));
+    assert!(runs(&signed) && !runs(&scratch.on("other")));
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+}
+
+#[test]
+fn rules_count_what_they_decide_and_appending_is_as_the_kernel_does_it() {
+    let mut scratch = scratch!("rules_count_what_they_decide_and_appending_is_as_the_kernel_does_it");
+    let program = scratch.program("program");
+    scratch.guard(UNSIGNED_PROGRAMS, "enforce");
+    assert!(runs(&program));
+    let shown = rules(&scratch);
+    assert_eq!(shown.len(), 1);
+    assert!(shown[0].1 > 0, "{shown:?}");
+    let one = write_policy(&scratch, "one", "measure func=FILE_CHECK uid=4242\n");
+    let two = write_policy(&scratch, "two", "audit func=FILE_CHECK uid=4242\n");
+    let count = |arguments: &[&str]| {
+        assert_eq!(load(&scratch, arguments).0, Some(0));
+        rules(&scratch).len()
+    };
+    assert_eq!(count(&["--as-kernel", &one]), 1, "the first load replaces");
+    assert_eq!(count(&["--as-kernel", &two]), 2, "later ones append");
+    assert_eq!(count(&["--append", &one]), 3);
+    assert_eq!(count(&[&two]), 1);
+    let text_of = text(&scratch.imara(&["policy", "show", "--text"]).stdout);
+    assert_eq!(text_of, "audit func=FILE_CHECK uid=4242\n");
+}
+
+#[test]
+fn a_signed_policy_is_demanded_and_an_older_one_refused_also_by_the_next_guard() {
+    let mut scratch = scratch!("a_signed_policy_is_demanded_and_an_older_one_refused_also_by_the_next_guard");
+    let state = scratch.path("state").to_str().unwrap().to_owned();
+    let demanded = ["--require-signed-policy", "--state-dir", &state];
+    // A policy that is not signed.
+    let failed = scratch.launch(SIGNED_PROGRAMS, "enforce", &demanded).unwrap_err();
+    assert!(failed.status.code() == Some(1) && failed.stderr.contains("not signed"), "{}", failed.stderr);
+    let versioned = |name: &str, version: &str| {
+        let path = write_policy(&scratch, name, &format!("# policy-version: {version}\n{SIGNED_PROGRAMS}"));
+        scratch.sign(&[Path::new(&path)]);
+        path
+    };
+    let (first, second, older) = (versioned("first", "4"), versioned("second", "5"), versioned("older", "3"));
+    let key = scratch.certificate();
+    let mnt = scratch.mnt.clone();
+    if scratch.launch_with(&mnt, Path::new(&first), &key, "enforce", &demanded).is_err() {
+        panic!("a signed policy is not taken");
+    }
+    let status = scratch.status();
+    assert_eq!(status["policy"]["version"], 4);
+    assert!(status["policy"]["signed_by"].as_str().is_some_and(|key| key.len() == 8), "{status}");
+    let refused = |scratch: &Scratch, path: &str, said: &str| {
+        let (status, output) = load(scratch, &[path]);
+        assert!(status == Some(1) && output.contains(said), "{output}");
+    };
+    assert_eq!(load(&scratch, &[&second]).0, Some(0));
+    refused(&scratch, &first, "older");
+    refused(&scratch, &older, "older");
+    // Changed after it was signed; by a key that nobody knows; not signed at all; the same version with other rules.
+    fs::write(&second, format!("# policy-version: 5\n{UNSIGNED_PROGRAMS}")).unwrap();
+    refused(&scratch, &second, "signature is not good");
+    scratch.make_key("stranger");
+    let stranger = scratch.path("stranger/privkey_ima.pem");
+    must(command(&scratch.imara).args(["sign", "--quiet", "-k"]).arg(stranger).arg(&second));
+    refused(&scratch, &second, "signature is not good");
+    scratch.sign(&[Path::new(&second)]);
+    refused(&scratch, &second, "another content");
+    let bare = write_policy(&scratch, "bare", SIGNED_PROGRAMS);
+    refused(&scratch, &bare, "not signed");
+    scratch.sign(&[Path::new(&bare)]);
+    refused(&scratch, &bare, "states no version");
+    // The next guard remembers.
+    scratch.stop();
+    let failed = scratch.launch_with(&mnt, Path::new(&first), &key, "enforce", &demanded).unwrap_err();
+    assert!(failed.stderr.contains("older"), "{}", failed.stderr);
+    // A detached signature is as good, and takes the label's place.
+    let sixth = write_policy(&scratch, "sixth", &format!("# policy-version: 6\n{SIGNED_PROGRAMS}"));
+    let mut sign = command(&scratch.imara);
+    must(sign.args(["sign", "--quiet", "--sigfile", "-k"]).arg(scratch.private_key()).arg(&sixth));
+    assert!(scratch.launch_with(&mnt, Path::new(&sixth), &key, "enforce", &demanded).is_ok());
+    assert_eq!(scratch.status()["policy"]["version"], 6);
+}
+
+#[test]
+fn the_policy_in_force_says_which_policies_may_follow_it_and_measures_them() {
+    let mut scratch = scratch!("the_policy_in_force_says_which_policies_may_follow_it_and_measures_them");
+    let strict =
+        format!("measure func=POLICY_CHECK\nappraise func=POLICY_CHECK appraise_type=imasig\n{SIGNED_PROGRAMS}");
+    scratch.guard(&strict, "enforce");
+    assert!(scratch.said().contains("POLICY_CHECK"), "its own lack of a signature is told: {}", scratch.said());
+    let next = write_policy(&scratch, "next", &strict);
+    let (status, output) = load(&scratch, &[&next]);
+    assert!(status == Some(1) && output.contains("IMA-signature-required"), "{output}");
+    assert_eq!(scratch.listed(Path::new(&next)), 1, "measured before it was refused");
+    scratch.sign(&[Path::new(&next)]);
+    assert_eq!(load(&scratch, &[&next]).0, Some(0));
+    scratch.proven();
+}
+
+#[test]
+fn a_missing_policy_halts_or_not_as_it_was_told() {
+    let mut scratch = scratch!("a_missing_policy_halts_or_not_as_it_was_told");
+    let (mnt, key, missing) = (scratch.mnt.clone(), scratch.certificate(), scratch.path("missing"));
+    let failed = scratch.launch_with(&mnt, &missing, &key, "enforce", &[]).unwrap_err();
+    assert!(failed.status.code() == Some(1) && failed.stderr.contains("there is no policy"), "{}", failed.stderr);
+    assert!(scratch.launch_with(&mnt, &missing, &key, "enforce", &["--missing-policy", "continue"]).is_ok());
+    let unsigned = scratch.program("unsigned");
+    assert!(runs(&unsigned) && rules(&scratch).is_empty());
+    fs::write(&missing, SIGNED_PROGRAMS).unwrap();
+    assert_eq!(load(&scratch, &[]).0, Some(0), "the file that was missing is read");
+    assert!(!runs(&unsigned));
+}
+
+#[test]
+fn policies_replaced_under_load_lose_no_access_and_hang_nobody() {
+    let mut scratch = scratch!("policies_replaced_under_load_lose_no_access_and_hang_nobody");
+    for number in 0..20 {
+        let program = scratch.program(&format!("f{number}"));
+        if number % 2 == 0 {
+            scratch.sign(&[&program]);
+        }
+    }
+    settle();
+    scratch.guard(UNSIGNED_PROGRAMS, "enforce");
+    let strict =
+        write_policy(&scratch, "strict", &format!("{SIGNED_PROGRAMS}measure func=FILE_CHECK mask=^MAY_READ\n"));
+    let lax = write_policy(&scratch, "lax", UNSIGNED_PROGRAMS);
+    let mnt = scratch.mnt.to_str().unwrap().to_owned();
+    let mut busy: Vec<_> = (0..3)
+        .map(|seed: u32| start(&mut scratch.tool(&["mix", &mnt, "20", "1500", &seed.to_string()])).unwrap())
+        .collect();
+    let mut loads = 0;
+    while busy.iter_mut().any(|child| child.try_wait().unwrap().is_none()) {
+        let policy = if loads % 2 == 0 { &strict } else { &lax };
+        let (status, output) = load(&scratch, &[policy, "--force"]);
+        assert_eq!(status, Some(0), "{output}");
+        loads += 1;
+    }
+    for mut child in busy {
+        assert!(child.wait().unwrap().success());
+    }
+    assert!(loads >= 2, "{loads} loads");
+    assert_eq!(load(&scratch, &[&strict, "--force"]).0, Some(0));
+    for number in 0..20 {
+        assert_eq!(runs(&scratch.on(&format!("f{number}"))), number % 2 == 0, "f{number}");
+    }
+    scratch.proven();
+}
+
+fn mode(scratch: &Scratch) -> String {
+    scratch.status()["mode"].as_str().unwrap().to_owned()
+}
+
+fn rollback(scratch: &Scratch) -> Value {
+    scratch.json(&["mode", "--json"])["rollback"].clone()
+}
+
+#[test]
+fn a_mode_for_a_time_goes_back_by_itself_unless_it_is_confirmed() {
+    let mut scratch = scratch!("a_mode_for_a_time_goes_back_by_itself_unless_it_is_confirmed");
+    let unsigned = scratch.program("unsigned");
+    scratch.guard(SIGNED_PROGRAMS, "log");
+    assert_eq!(scratch.imara(&["mode", "--confirm"]).status.code(), Some(1), "nothing waits");
+    must(&mut scratch.command(&["mode", "enforce", "--for", "2s"]));
+    assert!(!runs(&unsigned) && rollback(&scratch)["to"] == "log");
+    let again = scratch.imara(&["mode", "enforce", "--for", "10s"]);
+    assert!(again.status.code() == Some(1) && text(&again.stderr).contains("waits"), "{again:?}");
+    eventually("it goes back", PATIENCE, || mode(&scratch) == "log");
+    assert!(runs(&unsigned) && rollback(&scratch).is_null());
+    eventually("how it ended is told", PATIENCE, || scratch.status()["rollback"]["ended"] == "rolled back");
+
+    must(&mut scratch.command(&["mode", "enforce", "--for", "2s"]));
+    must(&mut scratch.command(&["mode", "--confirm"]));
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(mode(&scratch), "enforce");
+
+    // Whoever switches by hand has decided.
+    scratch.switch("log");
+    must(&mut scratch.command(&["mode", "enforce", "--for", "2s"]));
+    scratch.switch("fix");
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(mode(&scratch), "fix");
+}
+
+#[test]
+fn a_guard_that_hangs_does_not_keep_the_mode_from_going_back() {
+    let mut scratch = scratch!("a_guard_that_hangs_does_not_keep_the_mode_from_going_back");
+    let unsigned = scratch.program("unsigned");
+    scratch.guard(SIGNED_PROGRAMS, "log");
+    must(&mut scratch.command(&["mode", "enforce", "--for", "1s"]));
+    signal("STOP", scratch.pid());
+    // Nobody answers: whoever opens or runs something waits, until the second process ends the guard.
+    assert!(runs(&unsigned));
+    let run = scratch.run.clone();
+    eventually("how it ended is told", PATIENCE, || {
+        fs::read_to_string(run.join("rollback.json")).is_ok_and(|state| state.contains("did not answer"))
+    });
+}
