@@ -286,7 +286,8 @@ impl CheckedFile for ReadFile<'_> {
     }
 
     fn nobody_writes(&self) -> Option<bool> {
-        self.opened.nobody_writes()
+        // As if somebody did, so that nothing is remembered of the file: it may not hold any more what was read.
+        Some(false)
     }
 
     fn times_tell(&self) -> bool {
