@@ -11,15 +11,17 @@ use crate::appraise::{self, Appraisal, Cause, Requirement};
 use crate::audit::{AuditRecord, AuditSink, TaskIdentity};
 use crate::cache::{Cache, InodeId, Record, SETTLED, Stamp};
 use crate::keyring::Keyring;
-use crate::measure::{MeasureError, Measured, MeasurementLog};
+use crate::measure::{Added, MeasureError, Measured, MeasurementLog};
 use crate::policy::{CompiledPolicy, Decision, Event, FileFacts, Slot, Subject};
+use crate::trace::{self, Seen, TraceSink};
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::label;
 use imara_format::policy::{Class, Func, Mask};
 use imara_format::template::Template;
+use imara_format::trace::LabelFacts;
 use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// The file behind an event, by its descriptor.
@@ -60,6 +62,10 @@ pub trait File {
 pub trait Task: Subject {
     /// Who it is, for the records.
     fn identity(&self) -> TaskIdentity;
+    /// Its command's name alone.
+    fn command(&self) -> Vec<u8> {
+        self.identity().command
+    }
 }
 
 /// A question that the kernel's IMA would ask at this point.
@@ -158,6 +164,9 @@ pub struct Checker {
     maintained: Mutex<HashSet<InodeId>>,
     /// Inodes whose present writer has been listed as a violation.
     violated: Mutex<HashSet<InodeId>>,
+    /// Whether there is a trace to write, so that nobody takes the lock for nothing.
+    tracing: AtomicBool,
+    trace: RwLock<Option<Arc<dyn TraceSink>>>,
     /// What happened since the start.
     pub counters: Counters,
 }
@@ -194,6 +203,24 @@ struct Appraised {
     appraisal: Option<Appraisal>,
 }
 
+/// Step 7's result: why the access did not pass, and whether it is refused for it.
+#[derive(Clone, Copy)]
+struct Judged {
+    cause: Option<Cause>,
+    denied: bool,
+}
+
+impl Judged {
+    const PASSED: Self = Self { cause: None, denied: false };
+
+    const fn verdict(self) -> Verdict {
+        match self {
+            Self { cause: Some(cause), denied: true } => Verdict::Deny(cause),
+            Self { cause: None, .. } | Self { denied: false, .. } => Verdict::Allow,
+        }
+    }
+}
+
 /// The type byte of a label that holds a signature.
 const SIGNATURE: u8 = 3;
 
@@ -223,6 +250,8 @@ impl Checker {
             audit,
             maintained: Mutex::default(),
             violated: Mutex::default(),
+            tracing: AtomicBool::new(false),
+            trace: RwLock::default(),
             counters: Counters::default(),
         }
     }
@@ -274,6 +303,13 @@ impl Checker {
         self.mode.store(mode as u8, Ordering::Relaxed);
     }
 
+    /// Tells every decision to `sink` from now on, or none any more.
+    pub fn set_trace(&self, sink: Option<Arc<dyn TraceSink>>) {
+        let mut trace = self.trace.write().unwrap_or_else(PoisonError::into_inner);
+        self.tracing.store(sink.is_some(), Ordering::Relaxed);
+        *trace = sink;
+    }
+
     /// Asks every hook in turn; the first refusal ends it.
     pub fn check(&self, access: &Access<'_>, hooks: &[Hook]) -> Verdict {
         self.counters.accesses.fetch_add(1, Ordering::Relaxed);
@@ -302,14 +338,54 @@ impl Checker {
     ) -> Verdict {
         let decided = self.decide(policy, access, hook);
         policy.count(&decided.decision);
+        if !self.tracing.load(Ordering::Relaxed) {
+            return self.judge(decided, access, carried, &mut None).verdict();
+        }
+        let decision = decided.decision;
+        let mut seen = Some(Seen::default());
+        let judged = self.judge(decided, access, carried, &mut seen);
+        let sink = self.trace.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let (Some(sink), Some(mut seen)) = (sink, seen) {
+            seen.digest = seen.digest.or_else(|| self.known_digest(access.file, carried.as_ref()));
+            let event = trace::event(&*sink, access, hook, &decision, seen);
+            let cause = judged.cause.map(|cause| cause.words().to_owned());
+            sink.record(imara_format::trace::Event { cause, denied: judged.denied, ..event });
+        }
+        judged.verdict()
+    }
+
+    /// The digest of a file that this hook had nothing hashed of, where it is known all the same.
+    fn known_digest(&self, file: &dyn File, carried: Option<&Record>) -> Option<Digest> {
+        let stamp = file.stamp().ok()?;
+        let trusted = file.nobody_writes() == Some(true) && file.times_tell();
+        let known = trusted.then(|| self.cache.lookup(file.id(), &stamp)).flatten();
+        known.as_ref().or(carried.filter(|record| record.stamp == stamp))?.collected
+    }
+
+    /// Steps 2 to 7. `seen` takes what a trace tells of them.
+    fn judge(
+        &self,
+        decided: Decided,
+        access: &Access<'_>,
+        carried: &mut Option<Record>,
+        seen: &mut Option<Seen>,
+    ) -> Judged {
+        let hook = decided.hook;
         let pending = match self.remember(decided, access, carried.as_ref()) {
             Ok(Ok(pending)) => pending,
-            Ok(Err(verdict)) => return verdict,
+            Ok(Err(judged)) => return judged,
             Err(trouble) => return self.trouble(access, hook, &Decision::default(), &trouble),
         };
         let decision = pending.decided.decision;
         let result = self.collect(pending, access).and_then(|collected| {
-            self.measure(&collected, access)?;
+            if let Some(seen) = seen {
+                seen.label = collected.label.clone().map_or(LabelFacts::None, LabelFacts::Some);
+                seen.digest = Some(collected.digest);
+            }
+            let entry = self.measure(&collected, access)?;
+            if let Some(seen) = seen {
+                seen.entry = entry;
+            }
             Ok(self.appraise(collected, access))
         });
         match result {
@@ -337,7 +413,7 @@ impl Checker {
         decided: Decided,
         access: &Access<'_>,
         carried: Option<&Record>,
-    ) -> Result<Result<Pending, Verdict>, Trouble> {
+    ) -> Result<Result<Pending, Judged>, Trouble> {
         // A copy, as `decided` moves on into what is pending.
         let decision = &decided.decision.clone();
         let appraise = decision.appraise.is_some() && self.mode() != Mode::Off;
@@ -345,7 +421,7 @@ impl Checker {
             if decision.hash.is_some() {
                 self.maintain(access.file.id());
             }
-            return Ok(Err(Verdict::Allow));
+            return Ok(Err(Judged::PASSED));
         }
         let stamp = access.file.stamp().map_err(Trouble::Collect)?;
         // While somebody can write, what is known may not be so any more.
@@ -374,7 +450,7 @@ impl Checker {
             if decision.hash.is_some() || (appraise && access.writes && !immutable) {
                 self.maintain(access.file.id());
             }
-            return Ok(Err(if immutable { self.refuse_write(access, &pending.decided) } else { Verdict::Allow }));
+            return Ok(Err(if immutable { self.refuse_write(access, &pending.decided) } else { Judged::PASSED }));
         }
         Ok(Ok(pending))
     }
@@ -404,10 +480,10 @@ impl Checker {
         Ok(Collected { pending, label, digest })
     }
 
-    /// Step 4: the entry, then the PCR.
-    fn measure(&self, collected: &Collected, access: &Access<'_>) -> Result<(), Trouble> {
+    /// Step 4: the entry, then the PCR; whether the entry is a new one.
+    fn measure(&self, collected: &Collected, access: &Access<'_>) -> Result<bool, Trouble> {
         let Some(pcr) = collected.pending.measure else {
-            return Ok(());
+            return Ok(false);
         };
         let label = collected.label.as_deref().unwrap_or(&[]);
         let evm_label = match access.file.xattr("security.evm") {
@@ -420,11 +496,11 @@ impl Checker {
         let named = collected.pending.decided.decision.template;
         let template = named.and_then(|name| Template::built_in(name.name())).unwrap_or(&self.template);
         match self.log.add(template, pcr, &measured) {
-            Ok(_) => Ok(()),
+            Ok(added) => Ok(added == Added::Listed),
             // The entry stands; that a PCR lacks it shows when the list is verified. The kernel goes on, too.
             Err(MeasureError::Tpm { .. }) => {
                 self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
-                Ok(())
+                Ok(true)
             }
             Err(error) => Err(Trouble::Measure(error)),
         }
@@ -464,7 +540,7 @@ impl Checker {
     }
 
     /// Step 7: the verdict, and what is remembered of it.
-    fn verdict(&self, appraised: Appraised, access: &Access<'_>) -> Verdict {
+    fn verdict(&self, appraised: Appraised, access: &Access<'_>) -> Judged {
         let Appraised { collected, appraisal } = appraised;
         let Pending { decided, mut record, audit, .. } = collected.pending;
         record.audited |= audit;
@@ -510,7 +586,7 @@ impl Checker {
         if decided.decision.appraise.is_some() && immutable && access.writes && self.mode() != Mode::Off {
             return self.refuse_write(access, &decided);
         }
-        Verdict::Allow
+        Judged::PASSED
     }
 
     /// Remembers a record, unless the file changed meanwhile or somebody can change it unseen; whether neither is so.
@@ -531,9 +607,9 @@ impl Checker {
         Ok(*digest)
     }
 
-    fn refuse_write(&self, access: &Access<'_>, decided: &Decided) -> Verdict {
+    fn refuse_write(&self, access: &Access<'_>, decided: &Decided) -> Judged {
         if access.created {
-            return Verdict::Allow;
+            return Judged::PASSED;
         }
         self.fail(access, decided.hook, &decided.decision, Cause::Immutable, String::new())
     }
@@ -557,7 +633,7 @@ impl Checker {
     }
 
     /// An error in one of the steps.
-    fn trouble(&self, access: &Access<'_>, hook: Hook, decision: &Decision, trouble: &Trouble) -> Verdict {
+    fn trouble(&self, access: &Access<'_>, hook: Hook, decision: &Decision, trouble: &Trouble) -> Judged {
         let (cause, detail) = match trouble {
             Trouble::Collect(error) => (Cause::CollectFailed, error.to_string()),
             Trouble::Measure(error) => (Cause::MeasureFailed, error.to_string()),
@@ -567,7 +643,7 @@ impl Checker {
     }
 
     /// Where every refusal comes from.
-    fn fail(&self, access: &Access<'_>, hook: Hook, decision: &Decision, cause: Cause, detail: String) -> Verdict {
+    fn fail(&self, access: &Access<'_>, hook: Hook, decision: &Decision, cause: Cause, detail: String) -> Judged {
         let denied = self.mode() == Mode::Enforce;
         self.counters.failed.fetch_add(1, Ordering::Relaxed);
         self.audit.record(AuditRecord::Data {
@@ -582,9 +658,8 @@ impl Checker {
         });
         if denied {
             self.counters.denied.fetch_add(1, Ordering::Relaxed);
-            return Verdict::Deny(cause);
         }
-        Verdict::Allow
+        Judged { cause: Some(cause), denied }
     }
 
     /// Whether the policy has nothing to do for this file, whoever comes, by whichever of these hooks and with whatever
@@ -867,6 +942,65 @@ mod tests {
         fn done(&self, file: &Fake) -> bool {
             self.checker.done_for_everybody(file, &[Func::BprmCheck])
         }
+    }
+
+    #[derive(Default)]
+    struct Traced(Mutex<Vec<imara_format::trace::Event>>);
+
+    impl TraceSink for Traced {
+        fn started(&self) -> i128 {
+            NOW - 5
+        }
+        fn record(&self, event: imara_format::trace::Event) {
+            self.0.lock().unwrap().push(event);
+        }
+    }
+
+    #[test]
+    fn a_trace_tells_each_hook_that_was_asked_and_what_came_of_it() {
+        let bench = bench("measure func=BPRM_CHECK\nappraise func=BPRM_CHECK", Mode::Enforce);
+        let trace = Arc::new(Traced::default());
+        let file = Fake::new(b"x");
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::MissingHash));
+        bench.checker.set_trace(Some(trace.clone()));
+        assert_eq!(bench.check(&file, 7, &EXECUTE), Verdict::Deny(Cause::MissingHash));
+        file.label_with_digest();
+        file.change(b"y", 2);
+        bench.checker.set_mode(Mode::Log);
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+        bench.checker.set_mode(Mode::Enforce);
+        file.label_with_digest();
+        file.change(b"y", 3);
+        let hooks = [EXECUTE[0], Hook { func: Func::CredsCheck, mask: 1 }];
+        assert_eq!(bench.check(&file, 0, &hooks), Verdict::Allow);
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+        bench.checker.set_trace(None);
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+
+        let events = trace.0.lock().unwrap();
+        let label = |content: &[u8]| {
+            let digest = crypto::hash(HashAlgorithm::Sha256, &[content]).unwrap();
+            LabelFacts::Some(label::encode_digest(&digest))
+        };
+        let digest = |content: &[u8]| Some(crypto::hash(HashAlgorithm::Sha256, &[content]).unwrap());
+        let rules = (Some(0), Some(1));
+        for (index, name, func, rules, label, digest, cause, denied, entry) in [
+            (0, "refused", Func::BprmCheck, rules, LabelFacts::None, digest(b"x"), Some("missing-hash"), true, false),
+            (1, "logged", Func::BprmCheck, rules, label(b"x"), digest(b"y"), Some("invalid-hash"), false, true),
+            (2, "passed, listed before", Func::BprmCheck, rules, label(b"y"), digest(b"y"), None, false, false),
+            (3, "no rule", Func::CredsCheck, (None, None), LabelFacts::NotRead, digest(b"y"), None, false, false),
+            (4, "known", Func::BprmCheck, rules, LabelFacts::NotRead, digest(b"y"), None, false, false),
+        ] {
+            let event = &events[index];
+            assert_eq!((event.func, event.mask, event.time), (func, 1, 5), "{name}");
+            assert_eq!((event.measured, event.appraised), rules, "{name}");
+            assert_eq!((&event.label, event.digest), (&label, digest), "{name}");
+            assert_eq!((event.cause.as_deref(), event.denied, event.entry), (cause, denied, entry), "{name}");
+            assert_eq!(event.path, b"/a b", "{name}");
+        }
+        assert_eq!(events.len(), 5, "nothing after it has ended");
+        assert_eq!((events[0].subject.uid, events[0].subject.can_setuid), (7, false));
+        assert_eq!((events[1].subject.uid, events[1].subject.can_setuid), (0, true));
     }
 
     #[test]

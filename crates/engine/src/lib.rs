@@ -17,3 +17,4 @@ pub mod measure;
 pub mod policy;
 pub mod replay;
 pub mod tpm;
+pub mod trace;

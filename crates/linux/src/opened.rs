@@ -222,4 +222,8 @@ impl Task for OpeningTask {
     fn identity(&self) -> TaskIdentity {
         process::identity(self.tid, self.credentials())
     }
+
+    fn command(&self) -> Vec<u8> {
+        self.credentials().command.clone().into_bytes()
+    }
 }
