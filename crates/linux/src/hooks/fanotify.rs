@@ -123,6 +123,8 @@ struct Shared {
     generation: RwLock<u64>,
     /// Policies are replaced one after the other.
     replacing: Mutex<()>,
+    /// Whether everything is asked about and nothing let pass, as long as a trace is taken.
+    ask_always: AtomicBool,
     stopping: AtomicBool,
     counters: Counters,
     buffer: Mutex<EventBuffer>,
@@ -194,6 +196,7 @@ impl Guard {
             lease_thread: AtomicI32::new(0),
             generation: RwLock::new(0),
             replacing: Mutex::default(),
+            ask_always: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             counters: Counters::default(),
             buffer: Mutex::new(EventBuffer::new(32)),
@@ -220,7 +223,7 @@ impl Guard {
         for watched in &shared.watched {
             shared
                 .group
-                .watch_filesystem(&watched.path, wanted(&shared.checker.policy()))
+                .watch_filesystem(&watched.path, shared.wanted(&shared.checker.policy()))
                 .map_err(|error| GuardError::Path { path: watched.path.clone(), error })?;
         }
         Ok(guard)
@@ -291,7 +294,7 @@ impl Guard {
             return Err(io::Error::other("the guard is ending"));
         }
         let before = shared.checker.policy();
-        let (asked, to_ask) = (wanted(&before), wanted(&policy));
+        let (asked, to_ask) = (shared.wanted(&before), shared.wanted(&policy));
         let undo = |added: &[Watched]| {
             for watched in added {
                 // What is asked about needlessly costs time and nothing else.
@@ -325,6 +328,31 @@ impl Guard {
         Ok(Replaced { before, asked_again })
     }
 
+    /// From now on, asks about every open and every execution, also where the policy in force has nothing to do, and lets
+    /// nothing pass unasked; or no longer.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says; then it is as before.
+    pub fn ask_always(&self, always: bool) -> io::Result<()> {
+        let shared = &self.shared;
+        let _one_at_a_time = lock(&shared.replacing);
+        let extra = EVERYTHING.without(wanted(&shared.checker.policy()));
+        let stop = || {
+            shared.ask_always.store(false, Ordering::SeqCst);
+            for watched in shared.watched.iter().filter(|_| !extra.is_none()) {
+                // What is asked about needlessly costs time and nothing else.
+                let _ = shared.group.unwatch_filesystem(&watched.path, extra);
+            }
+        };
+        if !always {
+            stop();
+            return Ok(());
+        }
+        shared.ask_always.store(true, Ordering::SeqCst);
+        let watch = |watched: &Watched| shared.group.watch_filesystem(&watched.path, EVERYTHING);
+        shared.watched.iter().try_for_each(watch).and_then(|()| self.ask_again_all()).inspect_err(|_| stop())
+    }
+
     /// Watches no longer. Tasks that wait for an answer go on, unless their file is being read: that cannot be judged any
     /// more, as little as any other that cannot be read.
     pub fn stop(&self) {
@@ -334,7 +362,7 @@ impl Guard {
         let _none_replaces = lock(&shared.replacing);
         for watched in &shared.watched {
             // The group is closed next, which takes every mark away.
-            let _ = shared.group.unwatch_filesystem(&watched.path, wanted(&shared.checker.policy()));
+            let _ = shared.group.unwatch_filesystem(&watched.path, shared.wanted(&shared.checker.policy()));
         }
         if let Some(workers) = lock(&self.workers).take() {
             workers.stop();
@@ -420,7 +448,10 @@ impl Question<'_> {
 impl Drop for Question<'_> {
     fn drop(&mut self) {
         if let Some(event) = self.event.take() {
-            let allow = self.shared.checker.mode() != Mode::Enforce;
+            let checker = &self.shared.checker;
+            // What is asked about for a trace's sake alone has nobody to refuse it.
+            let for_the_policy = event.mask.without(wanted(&checker.policy())) != event.mask;
+            let allow = checker.mode() != Mode::Enforce || !for_the_policy;
             // As above.
             let _ = self.shared.group.answer(event.file.as_fd(), allow);
         }
@@ -478,6 +509,11 @@ impl Shared {
             && self.program.is_some()
             && task.credentials().can_administer()
             && program(&format!("/proc/{}/exe", task.tid)) == self.program
+    }
+
+    /// What is to be asked about while a policy is in force.
+    fn wanted(&self, policy: &CompiledPolicy) -> Mask {
+        if self.ask_always.load(Ordering::SeqCst) { EVERYTHING } else { wanted(policy) }
     }
 
     fn filesystem(&self, file: BorrowedFd<'_>) -> io::Result<Arc<Filesystem>> {
@@ -574,9 +610,13 @@ impl Shared {
         let (mut writes, mut created) = (false, false);
         if event.mask.contains(Mask::OPEN) {
             let nobody_writes = file.nobody_writes();
-            let mappable = file.mappable(&policy);
-            let asks =
-                policy.needs_mask(Func::FileCheck) || nobody_writes != Some(true) || file.stat.st_size == 0 || mappable;
+            let always = self.ask_always.load(Ordering::Relaxed);
+            let mappable = file.mappable(&policy) || always && file.elf().is_some_and(|elf| elf.executable_segment);
+            let asks = always
+                || policy.needs_mask(Func::FileCheck)
+                || nobody_writes != Some(true)
+                || file.stat.st_size == 0
+                || mappable;
             let opening =
                 if asks { process::opening(event.tid) } else { Opening::Flags(libc::O_RDONLY.cast_unsigned()) };
             let mask = access_mask(opening, nobody_writes);
@@ -615,7 +655,7 @@ impl Shared {
     fn let_pass(&self, file: &OpenedFile<'_>, interpreter: bool, generation: u64) {
         // The state that was judged: owner and group are in it as well.
         let before = stamp(&file.stat);
-        if !self.changes_are_told(file) {
+        if self.ask_always.load(Ordering::SeqCst) || !self.changes_are_told(file) {
             return;
         }
         let policy = self.checker.policy();
@@ -872,6 +912,9 @@ fn alike_on(filesystem: &Filesystem, one: &CompiledPolicy, other: &CompiledPolic
     };
     decide_alike(one, other, &HOOKS, &facts)
 }
+
+/// All that can be asked.
+const EVERYTHING: Mask = Mask::OPEN.and(Mask::OPEN_EXEC);
 
 /// What a policy makes it necessary to be asked.
 fn wanted(policy: &CompiledPolicy) -> Mask {
