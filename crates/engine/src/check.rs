@@ -349,7 +349,7 @@ impl Checker {
             seen.digest = seen.digest.or_else(|| self.known_digest(access.file, carried.as_ref()));
             let event = trace::event(&*sink, access, hook, &decision, seen);
             let cause = judged.cause.map(|cause| cause.words().to_owned());
-            sink.record(imara_format::trace::Event { cause, denied: judged.denied, ..event });
+            sink.record(policy, imara_format::trace::Event { cause, denied: judged.denied, ..event });
         }
         judged.verdict()
     }
@@ -951,7 +951,7 @@ mod tests {
         fn started(&self) -> i128 {
             NOW - 5
         }
-        fn record(&self, event: imara_format::trace::Event) {
+        fn record(&self, _: &ActivePolicy, event: imara_format::trace::Event) {
             self.0.lock().unwrap().push(event);
         }
     }

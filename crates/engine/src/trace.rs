@@ -1,5 +1,6 @@
 //! What is told of every decision while a trace is taken.
 
+use crate::active_policy::ActivePolicy;
 use crate::check::{Access, Hook};
 use crate::policy::Decision;
 use imara_format::hash::Digest;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 pub trait TraceSink: Send + Sync {
     /// When the trace began, in nanoseconds since 1970.
     fn started(&self) -> i128;
-    /// Takes one.
-    fn record(&self, event: Event);
+    /// Takes one; its rules are those of `policy`.
+    fn record(&self, policy: &ActivePolicy, event: Event);
 }
 
 /// What a hook that was asked found out on its way, kept only while a trace is taken.

@@ -81,3 +81,40 @@ pub fn print(text: impl Display) {
 pub fn print_json(value: &serde_json::Value) {
     print(format_args!("{value:#}\n"));
 }
+
+/// A time for people, from seconds since 1970: `2026-11-24 03:32:26 UTC`.
+pub fn utc(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Years begin in March, so that the leap day is the last one; 719 468 days before 1970 is the first of March of year 0,
+    // and 146 097 days make the 400 years after which the calendar repeats.
+    let day = days + 719_468;
+    let (era, day) = (day / 146_097, day % 146_097);
+    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, next_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year_of_era + next_year;
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_told_in_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (951_868_800, "2000-03-01 00:00:00 UTC"),
+            (1_795_491_146, "2026-11-24 03:32:26 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(utc(seconds), expected);
+        }
+        // No number from outside makes it panic.
+        assert!(utc(u64::MAX).ends_with("UTC"));
+    }
+}

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod show;
 pub mod sign;
 pub mod status;
+pub mod trace;
 pub mod verify;
 
 /// An integrity subsystem for Linux: signs, guards, measures, appraises and proves files, in the kernel's own formats.
@@ -38,6 +39,7 @@ enum Command {
     Mode(mode::Arguments),
     Measurement(measurement::Arguments),
     Policy(policy::Arguments),
+    Trace(trace::Arguments),
     /// Waits to roll a switch of the mode back (`imara mode --for` starts it).
     #[command(hide = true)]
     RollBack(crate::guard::rollback::Arguments),
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Mode(arguments) => mode::run(arguments),
         Command::Measurement(arguments) => measurement::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
+        Command::Trace(arguments) => trace::run(arguments),
         Command::RollBack(arguments) => crate::guard::rollback::wait(&arguments).map(|()| Outcome::Done),
         Command::Man(arguments) => man::run(&arguments),
     })

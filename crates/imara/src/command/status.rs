@@ -147,6 +147,9 @@ fn for_people(status: &Value) -> String {
             counts["accesses"], counts["hashed"], counts["failed"], counts["refused"], counts["errors"]
         ),
     );
+    if !status["trace"].is_null() {
+        line("trace", super::trace::for_people(&status["trace"]));
+    }
     for note in status["notes"].as_array().into_iter().flatten() {
         line("note", text(note));
     }

@@ -5,6 +5,7 @@ use super::control::Request;
 use super::explanation;
 use super::live_policy::LivePolicy;
 use super::runtime;
+use super::tracing::Tracing;
 use crate::output::Failure;
 use imara_engine::audit::AuditRecord;
 use imara_engine::check::{Checker, Mode};
@@ -29,6 +30,8 @@ pub struct Answers {
     pub about: Value,
     /// The policy.
     pub policy: LivePolicy,
+    /// The trace, while one is taken.
+    pub tracing: Arc<Tracing>,
     /// When it started, in seconds since 1970.
     pub started: u64,
 }
@@ -44,11 +47,9 @@ impl Answers {
             Request::Status => Ok(self.status(&checker)),
             Request::Mode { mode } => self.switch_mode(&checker, &mode),
             Request::Policy => Ok(self.policy.show(&checker.policy())),
-            Request::LoadPolicy(load) => {
-                let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let guard = guard.ok_or_else(|| Failure::failed("the guard is ending"))?;
-                self.policy.load(&checker, &guard, &load)
-            }
+            Request::LoadPolicy(load) => self.policy.load(&checker, &*self.guard()?, &load),
+            Request::Trace(wanted) => self.tracing.start(&checker, &self.guard()?, &wanted),
+            Request::StopTrace => self.tracing.stop("stopped"),
             Request::Explain { path, uid } => {
                 let policy = checker.policy();
                 let hash = checker.log().hash();
@@ -74,6 +75,11 @@ impl Answers {
                 Ok(json!(pcrs.to_text()))
             }
         }
+    }
+
+    fn guard(&self) -> Result<Arc<Guard>, Failure> {
+        let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        guard.ok_or_else(|| Failure::failed("the guard is ending"))
     }
 
     fn list_path(&self) -> PathBuf {
@@ -156,6 +162,7 @@ impl Answers {
                 "chain": self.about["chain"],
             },
             "tpm": tpm,
+            "trace": self.tracing.status(),
             "gap": self.about["gap"],
             "notes": self.about["notes"],
             "counts": {

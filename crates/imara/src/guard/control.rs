@@ -7,6 +7,8 @@
 //! | `{"command":"mode","mode":M}` | the mode before and now |
 //! | `{"command":"policy"}` | what `imara policy show --json` prints |
 //! | `{"command":"load-policy","path":P,…}` | what `imara policy load --json` prints |
+//! | `{"command":"trace","path":P,…}` | the trace that was begun, as `imara status --json` shows it |
+//! | `{"command":"stop-trace"}` | the same, ended |
 //! | `{"command":"pcrs"}` | the TPM's PCR values, `sha256:10 HEX` a line |
 //!
 //! An answer is `{"ok":…}`, or `{"error":{"what":…,"next":…,"outcome":…}}`. The directory that holds the socket is its
@@ -14,6 +16,7 @@
 
 use super::live_policy::Load;
 use super::runtime::SOCKET;
+use super::tracing;
 use crate::output::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -51,6 +54,10 @@ pub enum Request {
     Policy,
     /// Puts other rules in force.
     LoadPolicy(Load),
+    /// Writes down every decision.
+    Trace(tracing::Wanted),
+    /// No longer.
+    StopTrace,
     /// The TPM's PCR values.
     Pcrs,
 }

@@ -12,3 +12,4 @@ pub mod rollback;
 pub mod run;
 pub mod running;
 pub mod runtime;
+pub mod tracing;

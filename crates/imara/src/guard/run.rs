@@ -8,6 +8,7 @@ use super::list::{self, Chain, Mirror};
 use super::live_policy::LivePolicy;
 use super::policy_source::{self, Demands, PolicySource};
 use super::runtime::{self, HEARTBEAT, Left, Runtime};
+use super::tracing::Tracing;
 use crate::output::{Failure, Outcome};
 use imara_engine::check::Checker;
 use imara_engine::crypto::{self, PublicKey};
@@ -90,6 +91,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
             .notes
             .push(format!("the policy's version cannot be kept, so an older one will not be refused: {error}"));
     }
+    let tracing = Arc::new(Tracing::default());
     let answers = Answers {
         guard: Arc::clone(&guard),
         checker: Arc::downgrade(&checker),
@@ -97,6 +99,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         about: about(config, &in_use, &beginning),
         started: now_seconds(),
         policy: LivePolicy::new(source, demands),
+        tracing: Arc::clone(&tracing),
     };
     std::thread::Builder::new()
         .name("control".into())
@@ -118,7 +121,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     ready()?;
     let signal = sys::process::wait_for_signal();
     tell(&format!("ending on signal {signal}"));
-    stop(guard, checker, log, in_use, runtime, audit_thread, &mut tell)
+    stop(guard, &tracing, checker, log, in_use, runtime, audit_thread, &mut tell)
 }
 
 /// The policy to start with.
@@ -146,8 +149,10 @@ fn first_policy(
 }
 
 /// The other way round: stop asking, then close the list, then the TPM.
+#[allow(clippy::too_many_arguments)] // One call, where everything that was started comes together.
 fn stop(
     guard: Arc<Mutex<Option<Arc<Guard>>>>,
+    tracing: &Tracing,
     checker: Arc<Checker>,
     log: Arc<MeasurementLog>,
     in_use: TpmInUse,
@@ -158,6 +163,8 @@ fn stop(
     if let Some(guard) = guard.lock().unwrap_or_else(PoisonError::into_inner).take() {
         guard.stop();
     }
+    // Where there is none nothing is to be stopped.
+    let _ = tracing.stop("the guard ended");
     log.close_tpm();
     drop(checker);
     // The log's thread ends with the last checker; a command that is being answered may hold one for a moment.
