@@ -149,7 +149,7 @@ pub struct Event {
     pub created: bool,
     /// The rule that has it measured, the first is 0; also when it had been measured already.
     pub measured: Option<u32>,
-    /// The rule that has it appraised.
+    /// The rule that has it appraised, which it is unless the mode is `off`.
     pub appraised: Option<u32>,
     /// The rule that has it audited.
     pub audited: Option<u32>,

@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -72,7 +73,7 @@ struct Stop {
 /// Ends with 1 when the trace is cut off or damaged; what is before that is shown.
 #[derive(Args)]
 struct Show {
-    /// The trace.
+    /// The trace; `-` is standard input.
     file: PathBuf,
     /// Show at most so many events; the summary counts all.
     #[arg(long, value_name = "N")]
@@ -165,9 +166,14 @@ const PRINTED: usize = 64 << 10;
 impl Show {
     fn run(self) -> CommandResult {
         let shown = self.file.display();
-        let file = File::open(&self.file).map_err(|error| Failure::failed(format_args!("{shown}: {error}")))?;
+        let input: Box<dyn Read> = match self.file == Path::new("-") {
+            true => Box::new(std::io::stdin().lock()),
+            false => {
+                Box::new(File::open(&self.file).map_err(|error| Failure::failed(format_args!("{shown}: {error}")))?)
+            }
+        };
         let (header, mut reader) =
-            TraceReader::new(file).map_err(|error| Failure::failed(format_args!("{shown}: {error}")))?;
+            TraceReader::new(input).map_err(|error| Failure::failed(format_args!("{shown}: {error}")))?;
         let lines = rule_lines(&header.policy);
         let mut out = match self.json {
             true => json_line(header_json(&header)),

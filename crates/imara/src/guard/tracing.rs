@@ -72,6 +72,18 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(wanted: Wanted, started: u64) -> Self {
+        Self {
+            wanted,
+            started,
+            events: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            untold: AtomicU64::new(0),
+            why: OnceLock::new(),
+        }
+    }
+
     fn end(&self, why: impl Into<String>) {
         // The first reason counts.
         let _ = self.why.set(why.into());
@@ -123,15 +135,8 @@ impl Tracing {
         let file = create(wanted)?;
         let header = header(checker, &policy, started);
         let writer = TraceWriter::new(BufWriter::new(file), &header).map_err(|error| failed(&error))?;
-        let shared = Arc::new(Shared {
-            wanted: wanted.clone(),
-            started,
-            events: AtomicU64::new(0),
-            bytes: AtomicU64::new(writer.written()),
-            lost: AtomicU64::new(0),
-            untold: AtomicU64::new(0),
-            why: OnceLock::new(),
-        });
+        let shared = Arc::new(Shared::new(wanted.clone(), started));
+        shared.bytes.store(writer.written(), Ordering::Relaxed);
         let (sender, receiver) = sync_channel(QUEUE);
         let until = wanted.seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
         // Before the thread, which takes both back when the trace ends.
@@ -310,6 +315,7 @@ impl Recorder {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        self.tell_lost();
         self.shared.end("the guard ended");
         let why = self.shared.why.get().map_or("", String::as_str);
         // Nobody is left to be told that the very end could not be written; without one the trace reads as cut off.
@@ -331,13 +337,18 @@ impl Recorder {
         if self.shared.bytes.load(Ordering::Relaxed) >= self.shared.wanted.most {
             return self.shared.end("it is as large as it may be");
         }
-        let untold = self.shared.untold.swap(0, Ordering::Relaxed);
-        if untold > 0 {
-            self.note(|writer| writer.lost(untold));
-        }
+        self.tell_lost();
         self.note(|writer| writer.event(event));
         self.shared.events.fetch_add(1, Ordering::Relaxed);
         self.shared.bytes.store(self.writer.written(), Ordering::Relaxed);
+    }
+
+    fn tell_lost(&mut self) {
+        let untold = self.shared.untold.swap(0, Ordering::Relaxed);
+        if untold > 0 {
+            self.note(|writer| writer.lost(untold));
+            self.shared.bytes.store(self.writer.written(), Ordering::Relaxed);
+        }
     }
 
     fn note(&mut self, write: impl FnOnce(&mut TraceWriter<BufWriter<File>>) -> io::Result<()>) {
@@ -350,7 +361,10 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use imara_format::policy::{Policy, Target};
+    use imara_engine::policy::CompiledPolicy;
+    use imara_format::hash::HashAlgorithm;
+    use imara_format::policy::{Func, Policy, Target};
+    use imara_format::trace::{LabelFacts, TraceReader};
 
     #[test]
     fn the_rules_in_force_stay_in_their_lines() {
@@ -366,6 +380,74 @@ mod tests {
         let mut appended = Policy::parse(b"measure\naudit\n", &Target::guard()).unwrap().rules;
         appended.extend(appended.clone());
         assert_eq!(policy_text(&appended), "measure\naudit\nmeasure\naudit\n");
+    }
+
+    #[test]
+    fn events_that_find_no_room_are_counted_and_told_in_the_trace() {
+        let directory = tempfile::tempdir().unwrap();
+        let wanted = Wanted { path: directory.path().join("trace"), seconds: None, most: 1 << 20, force: false };
+        let rules = |text: &str| {
+            ActivePolicy::new(CompiledPolicy::new(Policy::parse(text.as_bytes(), &Target::guard()).unwrap()))
+        };
+        let header = Header {
+            started: 1,
+            boot_id: String::new(),
+            hash: HashAlgorithm::Sha256,
+            pcr: 10,
+            template: "ima-sig".into(),
+            mode: "log".into(),
+            policy: "measure\n".into(),
+            banks: 0,
+        };
+        let event = Event {
+            time: 0,
+            func: Func::FileCheck,
+            mask: 4,
+            path: b"/x".to_vec(),
+            device: 0,
+            inode: 0,
+            size: 0,
+            modified: 0,
+            changed: 0,
+            owner: 0,
+            group: 0,
+            filesystem: Arc::default(),
+            subject: Arc::default(),
+            label: LabelFacts::None,
+            digest: None,
+            writes: false,
+            created: false,
+            measured: Some(0),
+            appraised: None,
+            audited: None,
+            hashed: None,
+            entry: false,
+            cause: None,
+            denied: false,
+        };
+        let writer = TraceWriter::new(BufWriter::new(create(&wanted).unwrap()), &header).unwrap();
+        let shared = Arc::new(Shared::new(wanted.clone(), 1));
+        let (sender, receiver) = sync_channel(2);
+        let policy = Arc::new(rules("measure\n"));
+        let sink = Sink { sender, policy: Arc::clone(&policy), shared: Arc::clone(&shared) };
+        for time in 0..5 {
+            sink.record(&policy, Event { time, ..event.clone() });
+        }
+        sink.record(&rules("audit\n"), event);
+        drop(sink);
+        let (checker, guard) = (Weak::new(), Weak::new());
+        Recorder { writer, receiver, shared: Arc::clone(&shared), until: None, checker, guard }.run();
+        let told = shared.to_json(false);
+        assert_eq!((&told["events"], &told["lost"]), (&json!(2), &json!(3)));
+        assert_eq!(told["ended"], "another policy came into force");
+        let (found, mut reader) = TraceReader::new(File::open(&wanted.path).unwrap()).unwrap();
+        let times: Vec<u64> = reader.by_ref().map(|event| event.unwrap().time).collect();
+        assert_eq!((found, times, reader.lost()), (header, vec![0, 1], 3));
+        assert_eq!(reader.ended(), Some("another policy came into force"));
+        assert_eq!(
+            told["bytes"].as_u64().unwrap() + 2 + "another policy came into force".len() as u64,
+            std::fs::metadata(&wanted.path).unwrap().len()
+        );
     }
 
     #[test]
