@@ -23,7 +23,7 @@ pub struct InodeId {
 }
 
 /// A state of a file, as stat(2) shows it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Stamp {
     /// Size in bytes.
     pub size: u64,

@@ -16,5 +16,6 @@ pub mod label;
 pub mod measure;
 pub mod policy;
 pub mod replay;
+pub mod simulate;
 pub mod tpm;
 pub mod trace;

@@ -44,7 +44,14 @@ impl<'a> OpenedFile<'a> {
     /// # Errors
     /// What fstat(2), fstatfs(2) or mountinfo say.
     pub fn new(file: BorrowedFd<'a>) -> io::Result<Self> {
-        let filesystem = Arc::new(mounts::filesystem_of(file)?);
+        Self::on(file, Arc::new(mounts::filesystem_of(file)?))
+    }
+
+    /// The same, where its file system is known already.
+    ///
+    /// # Errors
+    /// What fstat(2) says.
+    pub fn on(file: BorrowedFd<'a>, filesystem: Arc<Filesystem>) -> io::Result<Self> {
         Ok(Self { file, stat: rustix::fs::fstat(file)?, filesystem, elf: OnceCell::new(), stopping: None })
     }
 
@@ -94,7 +101,7 @@ impl<'a> OpenedFile<'a> {
     }
 
     /// Whether MMAP_CHECK is to be asked when it is opened.
-    pub(crate) fn mappable(&self, policy: &imara_engine::policy::CompiledPolicy) -> bool {
+    pub fn mappable(&self, policy: &imara_engine::policy::CompiledPolicy) -> bool {
         (policy.wants(Func::MmapCheck) || policy.wants(Func::MmapCheckReqprot))
             && self.elf().is_some_and(|elf| elf.executable_segment)
     }
