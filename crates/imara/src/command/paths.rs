@@ -112,7 +112,7 @@ impl Paths {
                 });
             }
             drop(done_in);
-            let mut progress = Progress::new(quiet);
+            let mut progress = Progress::new(quiet, "files");
             let (mut next, mut early) = (0, BTreeMap::new());
             for (number, path, result) in done_out {
                 early.insert(number, (path, result));
@@ -140,26 +140,29 @@ fn open_failure(error: &OpenError, recursive: bool) -> Failure {
     }
 }
 
-/// A line on standard error that counts files, once a command has run for two seconds on a terminal.
-struct Progress {
+/// A line on standard error that counts, once a command has run for two seconds on a terminal.
+pub struct Progress {
+    noun: &'static str,
     started: Instant,
     wanted: bool,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    fn new(quiet: bool) -> Self {
-        Self { started: Instant::now(), wanted: !quiet && std::io::stderr().is_terminal(), bar: None }
+    /// None yet; with `quiet`, never any. `noun` is what is counted.
+    pub fn new(quiet: bool, noun: &'static str) -> Self {
+        Self { noun, started: Instant::now(), wanted: !quiet && std::io::stderr().is_terminal(), bar: None }
     }
 
-    fn step(&mut self, count: u64, report: impl FnOnce()) {
+    /// `count` are done; `report` prints what is to be told of the last.
+    pub fn step(&mut self, count: u64, report: impl FnOnce()) {
         if self.wanted && self.bar.is_none() && self.started.elapsed() > Duration::from_secs(2) {
             self.bar = Some(ProgressBar::new_spinner());
         }
         match &self.bar {
             Some(bar) => {
                 bar.suspend(report);
-                bar.set_message(format!("{count} files"));
+                bar.set_message(format!("{count} {}", self.noun));
                 bar.tick();
             }
             None => report(),

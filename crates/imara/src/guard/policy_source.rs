@@ -230,7 +230,7 @@ fn signer(path: &Path, file: &File, text: &[u8], keys: &Keyring) -> Result<Optio
 }
 
 /// Why a rule of the language asks for what the guard cannot do: better refused now than every access it matches later.
-fn cannot_be_done(rule: &Rule) -> Option<String> {
+pub fn cannot_be_done(rule: &Rule) -> Option<String> {
     let known = [
         TemplateName::ImaNg,
         TemplateName::ImaSig,

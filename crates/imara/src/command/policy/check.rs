@@ -40,13 +40,25 @@ pub struct Check {
     file: PathBuf,
 }
 
+/// A kernel, as the command line names it.
 #[derive(Clone, Copy, ValueEnum)]
-enum Kernel {
+pub(super) enum Kernel {
     #[value(name = "6.1")]
     V6_1,
     #[value(name = "6.12")]
     V6_12,
     Latest,
+}
+
+impl Kernel {
+    /// The version of the language that it takes.
+    pub(super) const fn version(self) -> KernelVersion {
+        match self {
+            Self::V6_1 => KernelVersion::V6_1,
+            Self::V6_12 => KernelVersion::V6_12,
+            Self::Latest => KernelVersion::Latest,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -76,11 +88,6 @@ impl Check {
         if self.guard {
             return Target::guard();
         }
-        let kernel = match self.kernel {
-            Kernel::V6_1 => KernelVersion::V6_1,
-            Kernel::V6_12 => KernelVersion::V6_12,
-            Kernel::Latest => KernelVersion::Latest,
-        };
         let lsm = match self.lsm {
             SecurityModule::AppArmor => Lsm::AppArmor,
             SecurityModule::Selinux => Lsm::Selinux,
@@ -88,7 +95,7 @@ impl Check {
             SecurityModule::None => Lsm::None,
         };
         let lsm_labels = if self.known_labels { LsmLabels::Known } else { LsmLabels::Unknown };
-        Target { lsm, lsm_labels, modsig: self.modsig, ..Target::kernel(kernel) }
+        Target { lsm, lsm_labels, modsig: self.modsig, ..Target::kernel(self.kernel.version()) }
     }
 
     fn taker(&self) -> String {

@@ -4,6 +4,7 @@ mod builtin;
 mod check;
 mod load;
 mod show;
+mod test;
 
 use super::CommandResult;
 use crate::output::Failure;
@@ -22,6 +23,7 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Check),
+    Test(test::Test),
     Builtin(builtin::Builtin),
     Show(show::Show),
     Load(load::Load),
@@ -37,6 +39,7 @@ const SCHEMA: u32 = 1;
 pub fn run(arguments: Arguments) -> CommandResult {
     match arguments.command {
         Command::Check(check) => check.run(),
+        Command::Test(test) => test.run(),
         Command::Builtin(builtin) => builtin.run(),
         Command::Show(show) => show.run(),
         Command::Load(load) => load.run(),
