@@ -299,6 +299,49 @@ fn every_access_is_in_the_trace_with_what_was_decided_and_for_whom() {
 }
 
 #[test]
+fn a_policy_tried_on_a_trace_decides_as_the_guard_did() {
+    let scratch = scratch!("a_policy_tried_on_a_trace_decides_as_the_guard_did");
+    let (before, good, unsigned) = (scratch.program("before"), scratch.program("good"), scratch.path("mnt/unsigned"));
+    must(command("cp").arg("/bin/true").arg(&unsigned));
+    thread::sleep(SETTLED);
+    scratch.is_let_pass(&before);
+    scratch.begin("trace", &[]).unwrap();
+    for user in [0, USER, 0] {
+        assert!(runs(&before, user) && runs(&good, user) && !runs(&unsigned, user));
+    }
+    // Written to while the trace is taken: another state, another entry.
+    fs::write(&unsigned, "#!/bin/sh\n").unwrap();
+    assert!(!runs(&unsigned, 0));
+    assert!(scratch.imara(&["trace", "stop"]).status.success());
+    let (_, events, _) = scratch.read("trace");
+
+    let test = |policy: &[&str]| {
+        let mut test = command(IMARA);
+        test.args(["policy", "test", "--json"]).args(policy).arg("--trace").arg(scratch.path("trace"));
+        let done = test.arg("--key").arg(scratch.path("keys/x509_ima.der")).output().unwrap();
+        let document: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{done:?}"));
+        (document, done.status.code())
+    };
+    let (document, status) = test(&[]);
+    assert_eq!((&document["agrees"], status), (&true.into(), Some(0)), "{document:#}");
+    assert_eq!(document["trace"]["events"], events.len());
+    // The guard had listed one of them before the trace began.
+    let entries = events.iter().filter(|event| event.entry).count();
+    assert_eq!((document["entries"].as_u64(), entries), (Some(4), 3));
+    assert_eq!(document["refused"]["events"], 4);
+
+    fs::write(scratch.path("another"), "measure func=BPRM_CHECK\nappraise func=BPRM_CHECK uid=0\n").unwrap();
+    let (document, status) = test(&[scratch.path("another").to_str().unwrap()]);
+    assert_eq!(status, Some(1));
+    let changes = document["changes"].as_array().unwrap().iter();
+    let told: Vec<_> = changes.map(|change| (change["change"].as_str().unwrap(), change["events"].clone())).collect();
+    // Without `imasig` what has no label lacks a hash; and only root is asked about any more.
+    let expected = [("no-longer-refused", 1), ("other-cause", 3), ("no-longer-appraised", 3)];
+    let expected = expected.map(|(change, events)| (change, Value::from(events)));
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn a_trace_ends_by_itself_and_replaces_a_file_only_by_force() {
     let scratch = scratch!("a_trace_ends_by_itself_and_replaces_a_file_only_by_force");
     let good = scratch.program("good");
