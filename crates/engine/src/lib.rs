@@ -14,5 +14,8 @@ pub mod keyring;
 pub mod label;
 pub mod measure;
 pub mod policy;
+pub mod policy_analysis;
+pub mod policy_difference;
+pub mod policy_space;
 pub mod replay;
 pub mod tpm;
