@@ -17,8 +17,33 @@ use std::rc::Rc;
 pub struct Comparison {
     /// The differences; none means that the policies mean the same, if the comparison is complete.
     pub differences: Vec<Difference>,
+    /// The hash algorithms that may be written to `security.ima`, where they differ: before and after, `None` for all.
+    pub setxattr_algorithms: Option<[Option<AlgorithmSet>; 2]>,
     /// Whether every event was looked at.
     pub complete: bool,
+}
+
+impl Comparison {
+    /// The same, with those differences as one that read the same and are of the same rules.
+    #[must_use]
+    pub fn merged(mut self) -> Self {
+        let (mut merged, mut places) = (Vec::<Difference>::new(), HashMap::new());
+        for found in self.differences {
+            let place =
+                *places.entry((found.class, found.before_by, found.after_by, found.words())).or_insert(merged.len());
+            match merged.get_mut(place) {
+                Some(other) => other.take_over(found.cases),
+                None => merged.push(found),
+            }
+        }
+        self.differences = merged;
+        self
+    }
+
+    /// Whether it is certain that the two policies decide alike.
+    pub fn is_same(&self) -> bool {
+        self.differences.is_empty() && self.setxattr_algorithms.is_none() && self.complete
+    }
 }
 
 /// One thing that is done otherwise, and when.
@@ -34,10 +59,28 @@ pub struct Difference {
     pub after: Option<Done>,
     /// The rule of the second policy that decides so.
     pub after_by: Option<usize>,
-    /// When, in words: a hook and which of its events.
-    pub cases: Vec<String>,
+    /// When.
+    pub cases: Vec<Case>,
+    /// Whether it is so elsewhere, too.
+    pub more: bool,
     /// An event that is decided so.
     pub example: Witness,
+}
+
+/// Some events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// The hooks, in words.
+    pub hooks: Vec<&'static str>,
+    /// Which of their events, in words; empty for all.
+    pub when: String,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.hooks.join("|"))?;
+        if self.when.is_empty() { Ok(()) } else { write!(f, ", {}", self.when) }
+    }
 }
 
 /// What is done about a class.
@@ -83,7 +126,7 @@ impl Done {
 }
 
 impl fmt::Display for Done {
-    /// `measured into PCR 11, template ima-sig`.
+    /// `measured into PCR 11 with template ima-sig`; with `{:#}` the small things, too.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.class {
             Class::Measure => "measured",
@@ -108,19 +151,45 @@ impl fmt::Display for Done {
         if let Some(algorithms) = self.algorithms {
             write!(f, ", {algorithms} alone")?;
         }
-        if self.flags.check_blacklist {
-            f.write_str(", the blacklist asked")?;
-        }
         if self.flags.permit_directio {
             f.write_str(", O_DIRECT permitted")?;
         }
         if self.flags.fail_unverifiable {
             f.write_str(", not on file systems that cannot be trusted")?;
         }
-        match self.slot {
-            Slot::File => Ok(()),
-            Slot::Mmap | Slot::Bprm | Slot::Creds | Slot::Read => f.write_str(", for this hook alone"),
+        if !f.alternate() || self.class != Class::Appraise {
+            return Ok(());
         }
+        if self.flags.check_blacklist {
+            f.write_str(", the blacklist asked")?;
+        }
+        f.write_str(match self.slot {
+            Slot::File => ", the result kept for FILE_CHECK",
+            Slot::Mmap | Slot::Bprm | Slot::Creds | Slot::Read => ", the result kept for this hook",
+        })
+    }
+}
+
+impl Difference {
+    /// Adds cases; hooks with the same events are told together.
+    fn take_over(&mut self, cases: Vec<Case>) {
+        for case in cases {
+            match self.cases.iter_mut().find(|other| other.when == case.when) {
+                Some(other) => other.hooks.extend(case.hooks),
+                None => self.cases.push(case),
+            }
+        }
+    }
+
+    /// What is done before and after, in words; small things are told where nothing else differs.
+    pub fn words(&self) -> [String; 2] {
+        let plain = [self.before, self.after].map(|done| done.map(|done| done.to_string()));
+        let told = if plain[0] == plain[1] {
+            [self.before, self.after].map(|done| done.map(|done| format!("{done:#}")))
+        } else {
+            plain
+        };
+        told.map(|words| words.unwrap_or_else(|| not_done(self.class).to_owned()))
     }
 }
 
@@ -134,10 +203,12 @@ pub fn not_done(class: Class) -> &'static str {
     }
 }
 
-/// How much work a comparison may be: rules judged. A second's worth at most, in an optimised build.
-const BOUND: usize = 6_000_000;
+/// How much work a comparison may be: rules judged, at all hooks together.
+const BOUND: usize = 40_000_000;
+/// What splitting a region costs, in rules judged.
+const SPLIT: usize = 64;
 /// How many regions of a difference are kept, to be put together to fewer ones for people.
-const KEPT: usize = 256;
+const KEPT: usize = 64;
 
 /// Compares what two policies decide, where `lsm` answers conditions on labels.
 pub fn compare(before: &Policy, after: &Policy, lsm: Lsm) -> Comparison {
@@ -157,7 +228,9 @@ fn compare_within(before: &Policy, after: &Policy, lsm: Lsm, bound: usize) -> Co
             complete &= search.complete;
         }
     }
-    Comparison { differences: found.found.into_iter().map(Found::told).collect(), complete }
+    let algorithms = both.each_ref().map(CompiledPolicy::setxattr_algorithms);
+    let setxattr_algorithms = (algorithms[0] != algorithms[1]).then_some(algorithms);
+    Comparison { setxattr_algorithms, differences: found.found.into_iter().map(Found::told).collect(), complete }
 }
 
 /// Classes that are decided together, because a rule of one class says how another is done.
@@ -243,12 +316,16 @@ impl<'a> Search<'a> {
             let Some(at) = first_difference(before, after) else { continue };
             match self.split(&region, before, after, at) {
                 Some((dimension, set)) => {
+                    self.work += SPLIT;
                     let left = candidates.map(|list| list.iter().map(|candidate| candidate.rule).collect::<Vec<_>>());
                     let (inside, outside) = region.split(dimension, &set);
                     open.push((outside, left.clone()));
                     open.push((inside, left));
                 }
-                None => self.record(&region, found),
+                None => {
+                    self.work += self.both.iter().map(|policy| policy.rules().len()).sum::<usize>();
+                    self.record(&region, found);
+                }
             }
         }
     }
@@ -377,23 +454,14 @@ struct Found {
 impl Found {
     /// The difference with its cases in words; hooks with the same cases are told together.
     fn told(self) -> Difference {
-        let mut cases: Vec<(Vec<&str>, String)> = Vec::new();
-        for (space, regions) in self.regions {
-            for region in joined(regions) {
-                let when = space.describe(&region);
-                match cases.iter_mut().find(|(_, other)| *other == when) {
-                    Some((hooks, _)) => hooks.push(space.lookup.name),
-                    None => cases.push((vec![space.lookup.name], when)),
-                }
-            }
-        }
-        let told = cases.into_iter().map(|(hooks, when)| match when.as_str() {
-            "" => hooks.join("|"),
-            when => format!("{}, {when}", hooks.join("|")),
-        });
         let Key { class, before, before_by, after, after_by } = self.key;
-        let cases = told.chain(self.more.then(|| "more events".to_owned())).collect();
-        Difference { class, before, before_by, after, after_by, cases, example: self.example }
+        let (example, cases) = (self.example, Vec::new());
+        let mut told = Difference { class, before, before_by, after, after_by, cases, more: self.more, example };
+        for (space, regions) in self.regions {
+            let case = |region: &Region| Case { hooks: vec![space.lookup.name], when: space.describe(region) };
+            told.take_over(joined(regions).iter().map(case).collect());
+        }
+        told
     }
 }
 
@@ -497,16 +565,14 @@ mod tests {
 
     /// Each difference on a line: `case / case: before -> after`, rules by their places.
     fn told(before: &str, after: &str) -> Vec<String> {
-        let comparison = compare(&policy(before), &policy(after), Lsm::Selinux);
+        let comparison = compare(&policy(before), &policy(after), Lsm::Selinux).merged();
         assert!(comparison.complete);
-        let done = |done: Option<Done>, class, by: Option<usize>| {
-            let what = done.map_or_else(|| not_done(class).to_owned(), |done| done.to_string());
-            by.map_or(what.clone(), |by| format!("{what} ({by})"))
-        };
         let told = |difference: &Difference| {
-            let before = done(difference.before, difference.class, difference.before_by);
-            let after = done(difference.after, difference.class, difference.after_by);
-            format!("{}: {before} -> {after}", difference.cases.join(" / "))
+            let [before, after] = difference.words();
+            let by = |by: Option<usize>| by.map_or_else(String::new, |by| format!(" ({by})"));
+            let cases: Vec<_> = difference.cases.iter().map(Case::to_string).collect();
+            let (before_by, after_by) = (by(difference.before_by), by(difference.after_by));
+            format!("{}: {before}{before_by} -> {after}{after_by}", cases.join(" / "))
         };
         comparison.differences.iter().map(told).collect()
     }
@@ -536,9 +602,18 @@ mod tests {
                 "dont_appraise fsname=ext4;appraise func=BPRM_CHECK uid=0",
                 "appraise func=BPRM_CHECK uid=0 fsname=ext4 appraise_type=imasig;dont_appraise fsname=ext4;\
                  appraise func=BPRM_CHECK uid=0",
+                vec!["BPRM_CHECK|POST_SETATTR, ext4, uid 0: not appraised (0) -> appraised with a signature (0)"],
+            ),
+            (
+                "where the result is kept",
+                "appraise func=BPRM_CHECK",
+                "appraise func=MMAP_CHECK;appraise",
                 vec![
-                    "BPRM_CHECK, ext4, uid 0: not appraised (0) -> appraised with a signature, the blacklist asked, for this hook alone (0)",
-                    "POST_SETATTR, ext4, uid 0: not appraised (0) -> appraised with a signature, the blacklist asked (0)",
+                    "FILE_CHECK|MMAP_CHECK_REQPROT|CREDS_CHECK|MODULE_CHECK|FIRMWARE_CHECK|KEXEC_KERNEL_CHECK|\
+                     KEXEC_INITRAMFS_CHECK|POLICY_CHECK|FILE_CHECK of a new file: not appraised -> appraised (1)",
+                    "MMAP_CHECK: not appraised -> appraised (0)",
+                    "BPRM_CHECK: appraised, the result kept for this hook (0) -> \
+                     appraised, the result kept for FILE_CHECK (1)",
                 ],
             ),
             (
@@ -573,6 +648,20 @@ mod tests {
             ),
         ] {
             assert_eq!(told(before, after), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn other_algorithms_for_the_label_are_a_difference() {
+        let [one, two] = ["sha256", "sha512"]
+            .map(|name| policy(&format!("measure;appraise func=SETXATTR_CHECK appraise_algos={name}")));
+        let none = policy("measure");
+        assert!(compare(&one, &one, Lsm::None).is_same());
+        for other in [&two, &none] {
+            let comparison = compare(&one, other, Lsm::None);
+            assert!(!comparison.is_same());
+            let algorithms = [&one, other].map(|policy| CompiledPolicy::new(policy.clone()).setxattr_algorithms());
+            assert_eq!(comparison.setxattr_algorithms, Some(algorithms));
         }
     }
 

@@ -653,22 +653,33 @@ impl Space {
     }
 
     fn filesystems_in_words(&self, chosen: &[usize]) -> String {
-        let name = |at: &usize| match &self.filesystems[*at] {
-            (Some(name), Some(magic)) => match magics_of(name).map(|magics| magics.first() == Some(magic)) {
-                Some(true) => name.clone(),
-                Some(false) | None => format!("{name} ({magic:#x})"),
-            },
-            (Some(name), None) => name.clone(),
-            (None, Some(magic)) => format!("others with magic number {magic:#x}"),
-            (None, None) => "others".into(),
+        let words = |of: &[usize]| {
+            let name = |at: &usize| match &self.filesystems[*at] {
+                (Some(name), Some(magic)) => match magics_of(name).map(|magics| magics.first() == Some(magic)) {
+                    Some(true) => Some(name.clone()),
+                    Some(false) | None => Some(format!("{name} ({magic:#x})")),
+                },
+                (Some(name), None) => Some(name.clone()),
+                (None, Some(magic)) => {
+                    // Those of the names that the magic number is known for say enough where all of them are there.
+                    let mut named = (0..self.filesystems.len()).filter(|at| {
+                        let (name, found) = &self.filesystems[*at];
+                        name.is_some() && *found == Some(*magic)
+                    });
+                    let all = named.clone().next().is_some() && named.all(|at| of.contains(&at));
+                    (!all).then(|| format!("others with magic number {magic:#x}"))
+                }
+                (None, None) => Some("others".into()),
+            };
+            some_of(of.iter().filter_map(name).collect())
         };
         // What includes the unnamed is told by what it leaves out.
         let others = self.filesystems.iter().position(|filesystem| *filesystem == (None, None));
         if others.is_some_and(|others| chosen.contains(&others)) {
-            let left_out = (0..self.filesystems.len()).filter(|at| !chosen.contains(at));
-            return format!("file systems but {}", some_of(left_out.map(|at| name(&at)).collect()));
+            let left_out: Vec<usize> = (0..self.filesystems.len()).filter(|at| !chosen.contains(at)).collect();
+            return format!("file systems but {}", words(&left_out));
         }
-        some_of(chosen.iter().map(name).collect())
+        words(chosen)
     }
 }
 
