@@ -161,7 +161,7 @@ pub fn read_policy(path: &Path) -> Result<CompiledPolicy, Failure> {
 }
 
 /// Why a rule of the language asks for what the guard cannot do: better refused now than every access it matches later.
-fn cannot_be_done(rule: &Rule) -> Option<String> {
+pub(crate) fn cannot_be_done(rule: &Rule) -> Option<String> {
     let known = [
         TemplateName::ImaNg,
         TemplateName::ImaSig,
