@@ -332,9 +332,10 @@ impl<'a> Analysis<'a> {
             let why = format!("it never decides: {} {verb} all that it matches", places.join(" and "));
             return Some(self.warning(WarningKind::Shadowed, at, why, "move it up, or leave it out"));
         }
-        let follows =
-            || self.policy.rules[at..].iter().any(|later| later.action.does() && later.action.class() == class);
-        if !rule.action.does() && !follows() && !rule.permit_directio && !rule.verity {
+        // A don't-rule, too, can say how others are done.
+        let counts = |rule: &Rule| rule.action.does() || rule.permit_directio || rule.verity;
+        let rest = &self.policy.rules[at..];
+        if !rest.iter().any(|later| counts(later) && later.action.class() == class) {
             let why = format!("no `{}` rule follows that it could except from", class.name());
             return Some(self.warning(WarningKind::ExceptsNothing, at, why, "move it up, or leave it out"));
         }
@@ -595,6 +596,11 @@ mod tests {
             ("nothing of that class", "dont_appraise fsname=ext4;measure", vec![(ExceptsNothing, 1)]),
             ("nothing after it", "measure uid=0;dont_measure fsname=ext4", vec![(ExceptsNothing, 2)]),
             ("nothing after it, but it permits", "appraise uid=0;dont_appraise fsname=ext4 permit_directio", vec![]),
+            (
+                "nothing after it but what permits",
+                "appraise uid=0;dont_appraise fsname=ext4;dont_appraise permit_directio",
+                vec![],
+            ),
             ("no effect at all", "dont_measure", vec![(ExceptsNothing, 1), (NothingInForce, 0)]),
             ("nor here", "measure uid<0", vec![(NeverMatches, 1), (NothingInForce, 0)]),
             (

@@ -349,15 +349,13 @@ impl<'a> Search<'a> {
             candidates.push(Candidate { rule: *rule, signature: self.signatures[policy][*rule], always });
         }
         // What is excepted from nothing changes nothing, unless it says how others are done.
-        let mut excepted = Classes::default();
+        let mut counting = Classes::default();
         let mut kept: Vec<Candidate> = Vec::with_capacity(candidates.len());
         for candidate in candidates.into_iter().rev() {
             let rule = &self.both[policy].rules()[candidate.rule];
             let class = rule.action.class();
-            if rule.action.does() {
-                excepted = excepted.union(Classes::only(class));
-            }
-            if excepted.contains(class) || rule.verity || rule.permit_directio {
+            if counting.contains(class) || rule.action.does() || rule.verity || rule.permit_directio {
+                counting = counting.union(Classes::only(class));
                 kept.push(candidate);
             }
         }
@@ -633,6 +631,12 @@ mod tests {
                 "measure func=FILE_CHECK mask=MAY_READ",
                 "measure func=FILE_CHECK mask=^MAY_READ",
                 vec!["FILE_CHECK, MAY_READ with more: not measured -> measured (0)"],
+            ),
+            (
+                "an exception from what only says how others are done",
+                "dont_hash digest_type=verity;measure func=BPRM_CHECK;hash",
+                "dont_hash fsname=ext4;dont_hash digest_type=verity;measure func=BPRM_CHECK;hash",
+                vec!["BPRM_CHECK, ext4: measured by the fs-verity digest (1) -> measured (2)"],
             ),
             (
                 "a keyring",
