@@ -261,3 +261,23 @@ fn an_event_that_cannot_be_is_refused() {
         (&2.into(), &"func does not hold: found KEY_CHECK".into())
     );
 }
+
+#[test]
+fn what_a_policy_says_does_not_reach_the_terminal_as_a_command() {
+    let policies = Policies::new(&[
+        ("a", "measure fsname=\u{1b}[31m\nmeasure fsname=\u{1b}[31m\n"),
+        ("b", "measure fsname=xfs\n"),
+        ("wrong", "measure \u{1b}[31m\n"),
+    ]);
+    for arguments in [
+        &["check", "a"][..],
+        &["check", "wrong"],
+        &["diff", "a", "b"],
+        &["diff", "a", "wrong"],
+        &["explain", "a", "--func", "FILE_CHECK", "--fsname", "\u{1b}[31m"],
+    ] {
+        let output = policies.run(arguments);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(said.contains("\u{fffd}[31m") && !said.contains('\u{1b}'), "{arguments:?}: {said:?}");
+    }
+}

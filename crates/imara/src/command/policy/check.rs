@@ -1,7 +1,7 @@
 //! `imara policy check`: would a kernel, or the guard, take this policy, and what is likely wrong with it?
 
 use super::target::Taker;
-use super::{SCHEMA, read_source};
+use super::{SCHEMA, read_source, shown};
 use crate::command::CommandResult;
 use crate::guard::run::{cannot_be_done, read_keys};
 use crate::output::{Outcome, print, print_json};
@@ -251,17 +251,6 @@ fn diagnostic(name: &str, lines: &[&[u8]], error: &PolicyError) -> String {
         let _ = writeln!(out, "  {:width$} = {}", "", shown(&error.hint()), width = number.len());
     }
     out
-}
-
-/// Text as a terminal may show it: a control character becomes a single stand-in, so that columns stay.
-fn shown(text: &str) -> String {
-    text.chars()
-        .map(|letter| match letter {
-            '\t' => ' ',
-            _ if letter.is_control() => '\u{fffd}',
-            _ => letter,
-        })
-        .collect()
 }
 
 #[cfg(test)]

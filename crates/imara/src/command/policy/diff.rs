@@ -1,7 +1,7 @@
 //! `imara policy diff`: which rules two policies differ in, and which events they decide differently.
 
 use super::target::Taker;
-use super::{SCHEMA, read_policy};
+use super::{SCHEMA, read_policy, shown_lines};
 use crate::command::CommandResult;
 use crate::output::{Failure, Outcome, print, print_json};
 use clap::Args;
@@ -59,9 +59,9 @@ impl Diff {
             }));
         } else {
             let title = format!("A  {}\nB  {}\n", self.before.display(), self.after.display());
-            print(
-                title + &rules_for_people(&edits, &before, &after) + &meaning_for_people(&comparison, &before, &after),
-            );
+            let rules = rules_for_people(&edits, &before, &after);
+            let meaning = meaning_for_people(&comparison, &before, &after);
+            print(shown_lines(&(title + &rules + &meaning)));
         }
         Ok(if comparison.is_same() { Outcome::Done } else { Outcome::Failed })
     }

@@ -1,7 +1,7 @@
 //! `imara policy explain`: which rule decides an event, and why each other one does not.
 
 use super::target::Taker;
-use super::{SCHEMA, read_policy};
+use super::{SCHEMA, read_policy, shown_lines};
 use crate::command::CommandResult;
 use crate::output::{Failure, Outcome, print, print_json};
 use clap::Args;
@@ -128,7 +128,7 @@ impl Explain {
         if self.json {
             print_json(&document(path, &witness, &rules, &decision, lookup, &policy));
         } else {
-            print(for_people(&witness, &rules, &decision, lookup, &policy));
+            print(shown_lines(&for_people(&witness, &rules, &decision, lookup, &policy)));
         }
         Ok(Outcome::Done)
     }

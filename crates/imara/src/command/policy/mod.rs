@@ -73,7 +73,23 @@ fn read_policy(path: &Path, target: &Target) -> Result<Policy, Failure> {
     Policy::parse(&read_source(path)?, target).map_err(|errors| {
         let lines: Vec<String> = errors.iter().take(3).map(ToString::to_string).collect();
         let more = if errors.len() > lines.len() { "; …" } else { "" };
-        Failure::failed(format_args!("{}: {}{more}", path.display(), lines.join("; ")))
+        Failure::failed(format_args!("{}: {}{more}", path.display(), shown(&lines.join("; "))))
             .next(format_args!("imara policy check {}", path.display()))
     })
+}
+
+/// Text as a terminal may show it: a control character becomes a single stand-in, so that columns stay.
+fn shown(text: &str) -> String {
+    text.chars()
+        .map(|letter| match letter {
+            '\t' => ' ',
+            _ if letter.is_control() => '\u{fffd}',
+            _ => letter,
+        })
+        .collect()
+}
+
+/// The same of several lines.
+fn shown_lines(text: &str) -> String {
+    text.split('\n').map(shown).collect::<Vec<_>>().join("\n")
 }
