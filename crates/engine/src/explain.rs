@@ -5,9 +5,10 @@ use crate::appraise::{self, Appraisal, Cause, Requirement};
 use crate::audit::TaskIdentity;
 use crate::check::{File, Hook, Task};
 use crate::keyring::Keyring;
-use crate::policy::{CompiledPolicy, Decision, Event, Explanation as RuleExplanation, Subject};
+use crate::policy::{CompiledPolicy, Decision, Event, Explanation as RuleExplanation, Subject, Why};
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::label;
+use std::fmt;
 use std::io;
 
 /// What would be done for one hook, and why.
@@ -66,6 +67,18 @@ pub fn explain(
     let appraisal =
         decision.appraise.map(|_| appraise::appraise(label.as_deref(), &digest, empty, false, requirement, keys));
     Ok(Explanation { hook, decision, rules: policy.explain(&event), digest, label, appraisal })
+}
+
+impl fmt::Display for Why {
+    /// Rules are numbered from 1, in their order.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Decides => f.write_str("matches first and decides"),
+            Self::Decided { by } => write!(f, "rule {} has decided already", by + 1),
+            Self::NothingToDo => f.write_str("no rule asks for what it excepts"),
+            Self::Fails { condition, found } => write!(f, "{condition} does not hold: found {found}"),
+        }
+    }
 }
 
 /// A task that might use a file: a user by that number, with root's powers where it is 0.

@@ -4,7 +4,7 @@ use imara_engine::appraise::{Appraisal, Cause};
 use imara_engine::check::{Hook, Mode};
 use imara_engine::explain::{Explanation, User, explain};
 use imara_engine::keyring::{Keyring, VerifyError};
-use imara_engine::policy::{CompiledPolicy, Why};
+use imara_engine::policy::CompiledPolicy;
 use imara_format::hash::{HashAlgorithm, to_hex};
 use imara_format::label::Label;
 use imara_format::policy::Func;
@@ -90,18 +90,9 @@ fn describe(
         "rules": explanation.rules.iter().map(|rule| json!({
             "rule": rule.rule + 1,
             "line": policy.rules().get(rule.rule).map(|rule| rule.line),
-            "outcome": outcome(&rule.why),
+            "outcome": rule.why.to_string(),
         })).collect::<Vec<_>>(),
     })
-}
-
-fn outcome(why: &Why) -> String {
-    match why {
-        Why::Decides => "matches first and decides".into(),
-        Why::Decided { by } => format!("rule {} has decided already", by + 1),
-        Why::NothingToDo => "no rule asks for what it excepts".into(),
-        Why::Fails { condition, found } => format!("{condition} does not hold: found {found}"),
-    }
 }
 
 fn rule_json(policy: &CompiledPolicy, index: usize) -> Option<Value> {

@@ -1,118 +1,88 @@
-//! `imara policy check`: would a kernel, or the guard, take this policy?
+//! `imara policy check`: would a kernel, or the guard, take this policy, and what is likely wrong with it?
 
-use super::{SCHEMA, read};
+use super::target::Taker;
+use super::{SCHEMA, read_source, shown};
 use crate::command::CommandResult;
+use crate::guard::policy_source::cannot_be_done;
+use crate::guard::run::read_keys;
 use crate::output::{Outcome, print, print_json};
-use clap::{Args, ValueEnum};
-use imara_format::policy::{KernelVersion, Lsm, LsmLabels, Policy, PolicyError, Target, lines, parse_line};
+use clap::Args;
+use imara_engine::policy_analysis::{
+    Context, MAX_WRITE, Support, Warning, WarningKind, text_warnings, warnings as policy_warnings,
+};
+use imara_format::policy::{Func, Policy, PolicyError, Rule, Target, lines, parse_line};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-/// Check a policy as a kernel would take it.
+/// Check a policy as a kernel would take it, and warn of what is likely wrong with it.
 ///
-/// Exit status: 0 it is taken, 1 it is refused (each refused line is shown), 2 wrong command line.
+/// Exit status: 0 it is taken, 1 it is refused (each refused line is shown) or, with --deny-warnings, warned of, 2 wrong
+/// command line, 3 --here, and the machine does not tell.
 #[derive(Args)]
 pub struct Check {
-    /// The kernel that is to take it.
-    #[arg(long, value_enum, default_value_t = Kernel::Latest)]
-    kernel: Kernel,
-    /// The kernel's security module, which label conditions ask.
-    #[arg(long, value_enum, default_value_t = SecurityModule::None)]
-    lsm: SecurityModule,
-    /// Take the labels named as known to the security module; otherwise it knows none, and refuses them.
-    #[arg(long)]
-    known_labels: bool,
-    /// The kernel is built with appended signatures (modsig).
-    #[arg(long)]
-    modsig: bool,
-    /// Check as Imara's own guard takes it, not a kernel.
-    #[arg(long, conflicts_with_all = ["kernel", "lsm", "known_labels", "modsig"])]
-    guard: bool,
+    #[command(flatten)]
+    taker: Taker,
+    /// The certificates or public keys that signatures are to be verified with; none at all is warned of where a rule
+    /// requires a signature. Name them after the policy.
+    #[arg(long, value_name = "CERT", num_args = 0..)]
+    key: Option<Vec<PathBuf>>,
+    /// End with 1 where there is a warning.
+    #[arg(long, conflicts_with = "each_line")]
+    deny_warnings: bool,
     /// Judge each line alone, as if it were written to the kernel by itself.
     #[arg(long)]
     each_line: bool,
     /// Print JSON: one document, or with --each-line one object a line.
     #[arg(long)]
     json: bool,
-    /// The policy; `-` is standard input.
+    /// The policy: a file, `-` for standard input, or `builtin:NAME` for one that the kernel carries within it.
+    #[arg(value_name = "POLICY")]
     file: PathBuf,
 }
-
-/// A kernel, as the command line names it.
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum Kernel {
-    #[value(name = "6.1")]
-    V6_1,
-    #[value(name = "6.12")]
-    V6_12,
-    Latest,
-}
-
-impl Kernel {
-    /// The version of the language that it takes.
-    pub(super) const fn version(self) -> KernelVersion {
-        match self {
-            Self::V6_1 => KernelVersion::V6_1,
-            Self::V6_12 => KernelVersion::V6_12,
-            Self::Latest => KernelVersion::Latest,
-        }
-    }
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum SecurityModule {
-    #[value(name = "apparmor")]
-    AppArmor,
-    #[value(name = "selinux")]
-    Selinux,
-    Smack,
-    None,
-}
-
-/// What a kernel takes of one write, in bytes: a page, less its end.
-const MAX_WRITE: usize = 4095;
 
 impl Check {
     /// Runs it.
     ///
     /// # Errors
-    /// The policy cannot be read.
+    /// The policy or a key cannot be read, or this machine does not tell what it supports.
     pub fn run(&self) -> CommandResult {
-        let text = read(&self.file)?;
-        if self.each_line { Ok(self.each_line(&text)) } else { Ok(self.whole(&text)) }
-    }
-
-    fn target(&self) -> Target {
-        if self.guard {
-            return Target::guard();
+        let text = read_source(&self.file)?;
+        let (target, support) = self.taker.target()?;
+        if self.each_line {
+            return Ok(self.each_line(&text, &target));
         }
-        let lsm = match self.lsm {
-            SecurityModule::AppArmor => Lsm::AppArmor,
-            SecurityModule::Selinux => Lsm::Selinux,
-            SecurityModule::Smack => Lsm::Smack,
-            SecurityModule::None => Lsm::None,
-        };
-        let lsm_labels = if self.known_labels { LsmLabels::Known } else { LsmLabels::Unknown };
-        Target { lsm, lsm_labels, modsig: self.modsig, ..Target::kernel(self.kernel.version()) }
+        let keys = self.key.as_deref().map(read_keys).transpose()?.map(|keys| keys.keys().len());
+        Ok(self.whole(&text, &target, support, keys))
     }
 
-    fn taker(&self) -> String {
-        let target = self.target();
-        match self.guard {
-            true => "the guard".to_owned(),
-            false if target.kernel == KernelVersion::Latest => "the latest Linux".to_owned(),
-            false => format!("Linux {}", target.kernel),
+    /// What is likely wrong with the text and, if it was taken, with its rules.
+    fn warnings(
+        &self,
+        text: &[u8],
+        policy: Option<&Policy>,
+        target: &Target,
+        support: Option<Support>,
+        keys: Option<usize>,
+    ) -> Vec<Warning> {
+        let guard = self.taker.guard;
+        let mut warnings = if guard { Vec::new() } else { text_warnings(text) };
+        let Some(policy) = policy else { return warnings };
+        let context = Context { lsm: target.lsm, keys, support, pseudo_file_systems: !guard };
+        warnings.extend(policy_warnings(policy, &context));
+        if guard {
+            let rules = policy.rules.iter().enumerate();
+            warnings.extend(rules.filter_map(|(at, rule)| Some(unguarded(at, rule, beyond_guard(rule)?))));
         }
+        warnings
     }
 
-    fn each_line(&self, text: &[u8]) -> Outcome {
-        let target = self.target();
+    fn each_line(&self, text: &[u8], target: &Target) -> Outcome {
         let mut outcome = Outcome::Done;
         for (number, line) in lines(text) {
-            let written = if self.guard { line } else { line.get(..MAX_WRITE).unwrap_or(line) };
-            let error = parse_line(written, number, &target).err();
+            let written = if self.taker.guard { line } else { line.get(..MAX_WRITE).unwrap_or(line) };
+            let error = parse_line(written, number, target).err();
             let cut = (written.len() < line.len()).then_some("only the first 4095 bytes of a write are read");
             if error.is_some() {
                 outcome = Outcome::Failed;
@@ -139,64 +109,109 @@ impl Check {
         outcome
     }
 
-    fn whole(&self, text: &[u8]) -> Outcome {
-        let parsed = Policy::parse(text, &self.target());
+    fn whole(&self, text: &[u8], target: &Target, support: Option<Support>, keys: Option<usize>) -> Outcome {
+        let parsed = Policy::parse(text, target);
+        let taker = self.taker.name(target);
         let (rules, errors) = match &parsed {
             Ok(policy) => (policy.rules.len(), [].as_slice()),
             Err(errors) => (0, errors.as_slice()),
         };
         let empty = parsed.is_ok() && rules == 0;
-        let warnings = if self.guard { Vec::new() } else { warnings(text) };
-        let accepted = parsed.is_ok() && (self.guard || !empty);
+        let warnings = self.warnings(text, parsed.as_ref().ok(), target, support, keys);
+        let accepted = parsed.is_ok() && (self.taker.guard || !empty);
         if self.json {
             print_json(&json!({
                 "schema": SCHEMA,
                 "file": self.file.display().to_string(),
-                "for": self.taker(),
+                "for": taker,
                 "verdict": if accepted { "accept" } else { "reject" },
                 "rules": parsed.as_ref().ok().map(|_| rules),
                 "errors": errors.iter().map(error_json).collect::<Vec<_>>(),
-                "warnings": warnings,
+                "warnings": warnings.iter().map(warning_json).collect::<Vec<_>>(),
             }));
         } else {
             let name = self.file.display().to_string();
             let lines: Vec<_> = lines(text).map(|(_, line)| line).collect();
             let mut said: String = errors.iter().map(|error| diagnostic(&name, &lines, error)).collect();
-            for warning in &warnings {
-                said.push_str(&format!("{name}: warning: {warning}\n"));
-            }
+            said.extend(warnings.iter().map(|warning| caution(&name, &lines, warning)));
             if empty && !accepted {
                 said.push_str(&format!("{name}: no rule: the kernel would put nothing in force\n"));
             } else if !accepted {
                 let noun = if errors.len() == 1 { "line" } else { "lines" };
-                said.push_str(&format!("{name}: {} {noun} refused by {}\n", errors.len(), self.taker()));
+                said.push_str(&format!("{name}: {} {noun} refused by {taker}\n", errors.len()));
             }
             // Nothing is left to tell anybody when standard error is gone.
             let _ = io::stderr().lock().write_all(said.as_bytes());
             if accepted {
                 let noun = if rules == 1 { "rule" } else { "rules" };
-                print(format_args!("{name}: {rules} {noun}, taken by {}\n", self.taker()));
+                print(format_args!(
+                    "{name}: {rules} {noun}, taken by {taker}{}\n",
+                    match warnings.len() {
+                        0 => String::new(),
+                        1 => ", with a warning".to_owned(),
+                        count => format!(", with {count} warnings"),
+                    }
+                ));
             }
         }
-        if accepted { Outcome::Done } else { Outcome::Failed }
+        let denied = self.deny_warnings && !warnings.is_empty();
+        if accepted && !denied { Outcome::Done } else { Outcome::Failed }
     }
 }
 
-/// What a kernel takes in one way and not in the other.
-fn warnings(text: &[u8]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if !text.is_empty() && !text.ends_with(b"\n") {
-        warnings.push(
-            "the last line has no newline: the kernel refuses it (EINVAL) when it is given the file's path".to_owned(),
-        );
+/// Why the guard cannot follow a rule.
+fn beyond_guard(rule: &Rule) -> Option<String> {
+    if let Some(why) = cannot_be_done(rule) {
+        return Some(format!("{why}: it does not start with this policy"));
     }
-    for (number, line) in lines(text).filter(|(_, line)| line.len() > MAX_WRITE) {
-        let length = line.len();
-        warnings.push(format!(
-            "line {number} has {length} bytes: of a rule that is written to it the kernel reads {MAX_WRITE}; give it the file's path"
-        ));
+    match rule.func? {
+        Func::FileCheck | Func::MmapCheck | Func::MmapCheckReqprot | Func::BprmCheck | Func::CredsCheck => None,
+        func @ (Func::PostSetattr
+        | Func::ModuleCheck
+        | Func::FirmwareCheck
+        | Func::KexecKernelCheck
+        | Func::KexecInitramfsCheck
+        | Func::PolicyCheck
+        | Func::KexecCmdline
+        | Func::KeyCheck
+        | Func::CriticalData
+        | Func::SetxattrCheck) => Some(format!("the guard is not told of {func}: the rule has no effect")),
     }
-    warnings
+}
+
+fn unguarded(at: usize, rule: &Rule, message: String) -> Warning {
+    let hint = "leave it to the kernel's own IMA".into();
+    Warning { kind: WarningKind::Unsupported, rule: Some(at), line: rule.line, message, hint }
+}
+
+fn warning_json(warning: &Warning) -> Value {
+    json!({
+        "line": (warning.line != 0).then_some(warning.line),
+        "kind": warning.kind.name(),
+        "message": warning.message,
+        "hint": warning.hint,
+    })
+}
+
+/// A warning with its line.
+fn caution(name: &str, lines: &[&[u8]], warning: &Warning) -> String {
+    const SHOWN: usize = 120;
+    let message = shown(&warning.message);
+    let (mut out, indent) = match warning.line.checked_sub(1).and_then(|index| lines.get(index)) {
+        Some(line) => {
+            let text: String = shown(&String::from_utf8_lossy(&line[..line.len().min(4 * SHOWN)]));
+            let text: String = text.chars().take(SHOWN).collect();
+            let number = warning.line.to_string();
+            (format!("{name}:{number}: warning: {message}\n  {number} | {text}\n"), number.len())
+        }
+        None => (format!("{name}: warning: {message}\n"), 0),
+    };
+    for (at, hint) in warning.hint.lines().enumerate() {
+        let sign = if at == 0 { "=" } else { " " };
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "  {:indent$} {sign} {}", "", shown(hint));
+    }
+    out
 }
 
 fn error_json(error: &PolicyError) -> Value {
@@ -239,17 +254,6 @@ fn diagnostic(name: &str, lines: &[&[u8]], error: &PolicyError) -> String {
     out
 }
 
-/// Text as a terminal may show it: a control character becomes a single stand-in, so that columns stay.
-fn shown(text: &str) -> String {
-    text.chars()
-        .map(|letter| match letter {
-            '\t' => ' ',
-            _ if letter.is_control() => '\u{fffd}',
-            _ => letter,
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,12 +284,5 @@ mod tests {
             let shown = diagnostics(text);
             assert!(shown.len() < 2000 && !shown.contains('\x1b') && shown.contains('^'), "{shown}");
         }
-    }
-
-    #[test]
-    fn what_only_one_way_of_loading_takes_is_warned_of() {
-        assert_eq!(warnings(b"measure\n"), Vec::<String>::new());
-        assert_eq!(warnings(b"measure").len(), 1);
-        assert_eq!(warnings(&[b"measure".as_slice(), &b" ".repeat(4090), b"\n"].concat()).len(), 1);
     }
 }

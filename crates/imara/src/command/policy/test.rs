@@ -2,7 +2,7 @@
 
 mod trace;
 
-use super::check::Kernel;
+use super::target::Kernel;
 use super::{SCHEMA, read};
 use crate::command::CommandResult;
 use crate::command::paths::{Paths, path_json, printable};
