@@ -6,6 +6,7 @@
 
 pub mod appraise;
 pub mod audit;
+pub mod boot;
 pub mod cache;
 pub mod check;
 pub mod crypto;
@@ -14,5 +15,6 @@ pub mod keyring;
 pub mod label;
 pub mod measure;
 pub mod policy;
+pub mod policy_lists;
 pub mod replay;
 pub mod tpm;

@@ -21,7 +21,7 @@ mod parse;
 mod print;
 mod words;
 
-pub use builtin::{BUILTIN_NAMES, builtin};
+pub use builtin::{BUILTIN_NAMES, appraise_signed, appraise_tcb, builtin};
 pub use parse::{Errno, PolicyError, PolicyErrorKind, parse_line};
 pub use print::{KernelDisplay, Uuid};
 pub use words::{Action, AlgorithmSet, Class, Func, KernelVersion, Lsm, LsmField, Mask, TemplateName};
