@@ -1,5 +1,6 @@
 //! `imara policy`: the IMA policy language, one subcommand a file.
 
+mod boot;
 mod builtin;
 mod check;
 
@@ -10,7 +11,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// IMA policies: check, built-in ones.
+/// IMA policies: check, built-in ones, what a kernel has from boot.
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -21,6 +22,7 @@ pub struct Arguments {
 enum Command {
     Check(check::Check),
     Builtin(builtin::Builtin),
+    Boot(boot::Boot),
 }
 
 /// The number of the JSON documents' form.
@@ -34,6 +36,7 @@ pub fn run(arguments: Arguments) -> CommandResult {
     match arguments.command {
         Command::Check(check) => check.run(),
         Command::Builtin(builtin) => builtin.run(),
+        Command::Boot(boot) => boot.run(),
     }
 }
 
