@@ -222,9 +222,17 @@ pub enum Surprise {
     /// The algorithm that was asked for.
     #[error("ima_hash={0} is not used: the kernel does not have it")]
     HashNotThere(HashAlgorithm),
-    /// The same, if its module is not there either.
-    #[error("ima_hash={0} is a module: if it cannot be loaded when IMA starts (from the initramfs), {1} is used")]
-    HashModule(HashAlgorithm, HashAlgorithm),
+    /// A module; and the algorithm that takes its place, if one can.
+    #[error(
+        "the hash algorithm {hash} is a module: if it cannot be loaded when IMA starts, before init runs, {}",
+        other.map_or("IMA does not start".to_owned(), |other| format!("{other} is used"))
+    )]
+    HashModule {
+        /// The module.
+        hash: HashAlgorithm,
+        /// What the kernel tries next.
+        other: Option<HashAlgorithm>,
+    },
     /// A rule of the architecture's that the kernel itself does not take.
     #[error("the architecture's rule `{rule}` is left out: {error}")]
     ArchitectureRule {
@@ -370,18 +378,17 @@ impl Boot<'_> {
         if self.config.hashes.contains(hash) {
             return (hash, because, None);
         }
-        let there = |hash| self.config.hashes.contains(hash) || self.config.hash_modules.contains(hash);
-        if there(hash) {
-            if fits && hash != default {
-                surprises.push(Surprise::HashModule(hash, default));
-            }
+        // What the kernel tries next.
+        let other = Some(default).filter(|default| fits && *default != hash && self.config.hashes.contains(*default));
+        if self.config.hash_modules.contains(hash) {
+            surprises.push(Surprise::HashModule { hash, other });
             return (hash, because, None);
         }
-        if fits && hash != default && there(default) {
-            surprises.push(Surprise::HashNotThere(hash));
-            return (default, HashBecause::NotThere(hash), None);
+        if other.is_none() {
+            return (hash, because, Some(Stopped::NoHash(hash)));
         }
-        (hash, because, Some(Stopped::NoHash(hash)))
+        surprises.push(Surprise::HashNotThere(hash));
+        (default, HashBecause::NotThere(hash), None)
     }
 
     /// The default and the custom policy.

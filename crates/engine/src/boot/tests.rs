@@ -283,14 +283,27 @@ fn the_hash_is_the_first_that_the_kernel_and_the_template_have() {
     for (line, more, hash, because, surprises) in [
         ("", "", Sha256, BuildOption, vec![]),
         ("ima_hash=md5", "", Md5, Parameter, vec![]),
-        ("ima_hash=sha512", "", Sha512, Parameter, vec![Surprise::HashModule(Sha512, Sha256)]),
+        ("ima_hash=sha512", "", Sha512, Parameter, vec![Surprise::HashModule { hash: Sha512, other: Some(Sha256) }]),
         ("ima_hash=sha512", "CONFIG_CRYPTO_SHA512=y\n", Sha512, Parameter, vec![]),
         ("ima_hash=sm3", "", Sha256, NotThere(Sm3), vec![Surprise::HashNotThere(Sm3)]),
         ("ima_template=ima", "", Sha1, LegacyTemplate(Sha256), vec![]),
         ("ima_template=ima", "CONFIG_IMA_DEFAULT_HASH=\"md5\"\n", Md5, BuildOption, vec![]),
         ("ima_hash=md5 ima_template=ima", "", Md5, Parameter, vec![]),
         ("ima_template_fmt=d|n", "", Sha256, BuildOption, vec![]),
-        ("", "CONFIG_IMA_DEFAULT_HASH=\"streebog256\"\n", Streebog256, BuildOption, vec![]),
+        (
+            "ima_hash=sha512 ima_template=d|n",
+            "",
+            Sha512,
+            Parameter,
+            vec![Surprise::HashModule { hash: Sha512, other: None }],
+        ),
+        (
+            "",
+            "CONFIG_IMA_DEFAULT_HASH=\"streebog256\"\n",
+            Streebog256,
+            BuildOption,
+            vec![Surprise::HashModule { hash: Streebog256, other: None }],
+        ),
     ] {
         let state = debian(more).boot(line);
         assert_eq!((state.hash, state.hash_because, state.surprises), (hash, because, surprises), "{line} {more}");

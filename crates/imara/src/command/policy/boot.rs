@@ -278,7 +278,7 @@ impl Told {
         for Problem { offset, found, kind } in &self.parameters.problems {
             // Writing to a string cannot fail.
             let _ = writeln!(out, "command line, byte {}: `{}` {kind}", offset + 1, shown(found));
-            out.push_str(&marked("", &self.line, *offset, found.len()));
+            out.push_str(&marked("", self.line.trim_ascii_end(), *offset, found.len()));
         }
         for surprise in &self.state.surprises {
             let _ = writeln!(out, "{surprise}");
@@ -294,7 +294,7 @@ impl Told {
             let group = |group: &Group| json!({ "origin": group.origin.name(), "because": group.origin.because(), "rules": rules(group) });
             groups.iter().map(group).collect()
         };
-        let hash_module = state.surprises.iter().any(|surprise| matches!(surprise, Surprise::HashModule(_, _)));
+        let hash_module = state.surprises.iter().any(|surprise| matches!(surprise, Surprise::HashModule { .. }));
         let rng = parameters.trusted_rng.map(|rng| match rng {
             TrustedRng::Default => "default",
             TrustedRng::Kernel => "kernel",
