@@ -176,6 +176,9 @@ pub enum ProblemKind {
     /// Nothing but the name.
     #[error("does nothing without a value")]
     NoValue,
+    /// More than there is room for.
+    #[error("is longer than {0} bytes: it is ignored")]
+    TooLong(usize),
     /// A quotation mark that is not closed.
     #[error("the quotation mark is not closed: all the rest of the line is taken as this word")]
     OpenQuote,
@@ -370,6 +373,9 @@ fn looks_like_ours(name: &[u8]) -> bool {
 const POLICIES: &str = "ima_policy";
 const APPRAISE: &str = "ima_appraise";
 
+/// The longest text, in bytes, that a module's parameter takes (`param_set_charp`).
+const MAX_CHARP: usize = 1024;
+
 struct Reader<'a> {
     kernel: KernelVersion,
     config: &'a KernelConfig,
@@ -425,11 +431,7 @@ impl<'a> Reader<'a> {
         };
         match name {
             POLICIES => self.policies(value),
-            APPRAISE => {
-                if let Some(earlier) = self.appraise.replace(value) {
-                    self.report(earlier, ProblemKind::Overridden(APPRAISE));
-                }
-            }
+            APPRAISE => self.last(|reader| &mut reader.appraise, APPRAISE, value, MAX_CHARP),
             "ima_hash" => self.hash(word, value),
             "ima_template" => self.template(word, value),
             "ima_template_fmt" => self.template_format(word, value),
@@ -455,21 +457,25 @@ impl<'a> Reader<'a> {
                 }
                 None => self.report(value, ProblemKind::NoneOf("fix")),
             },
-            "trusted.source" => {
-                if let Some(earlier) = self.trusted_source.replace(value) {
-                    self.report(earlier, ProblemKind::Overridden("trusted.source"));
-                }
-            }
-            "trusted.rng" => {
-                if let Some(earlier) = self.trusted_rng.replace(value) {
-                    self.report(earlier, ProblemKind::Overridden("trusted.rng"));
-                }
-            }
-            _ => {
-                if let Some(earlier) = self.lsm.replace(value) {
-                    self.report(earlier, ProblemKind::Overridden("lsm"));
-                }
-            }
+            "trusted.source" => self.last(|reader| &mut reader.trusted_source, "trusted.source", value, MAX_CHARP),
+            "trusted.rng" => self.last(|reader| &mut reader.trusted_rng, "trusted.rng", value, MAX_CHARP),
+            _ => self.last(|reader| &mut reader.lsm, "lsm", value, usize::MAX),
+        }
+    }
+
+    /// Keeps a value of a parameter of which the last one counts, if it has at most so many bytes.
+    fn last(
+        &mut self,
+        slot: impl Fn(&mut Self) -> &mut Option<Piece<'a>>,
+        name: &'static str,
+        value: Piece<'a>,
+        most: usize,
+    ) {
+        if value.text.len() > most {
+            return self.report(value, ProblemKind::TooLong(most));
+        }
+        if let Some(earlier) = slot(self).replace(value) {
+            self.report(earlier, ProblemKind::Overridden(name));
         }
     }
 

@@ -221,6 +221,17 @@ fn an_oddity_is_reported_and_the_rest_counts() {
 }
 
 #[test]
+fn a_text_is_taken_up_to_its_most() {
+    let long = "f".repeat(1025);
+    for (length, appraise) in [(1024, None), (1025, Some(AppraiseMode::Log))] {
+        let found = parse(&format!("ima_appraise=log ima_appraise={}", long.get(..length).unwrap()));
+        assert_eq!(found.appraise, appraise, "{length}");
+        let too_long = found.problems.iter().any(|problem| problem.kind == ProblemKind::TooLong(1024));
+        assert_eq!(too_long, length == 1025);
+    }
+}
+
+#[test]
 fn a_problem_says_what_the_kernel_does() {
     let found = parse("ima_policy=tcb|x ima_appraise=offline");
     let said: Vec<_> = found.problems.iter().map(|problem| format!("{} {}", problem.found, problem.kind)).collect();

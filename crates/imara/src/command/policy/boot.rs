@@ -277,7 +277,7 @@ impl Told {
         let mut out = String::new();
         for Problem { offset, found, kind } in &self.parameters.problems {
             // Writing to a string cannot fail.
-            let _ = writeln!(out, "command line, byte {}: `{}` {kind}", offset + 1, shown(found));
+            let _ = writeln!(out, "command line, byte {}: `{}` {kind}", offset + 1, short(found));
             out.push_str(&marked("", self.line.trim_ascii_end(), *offset, found.len()));
         }
         for surprise in &self.state.surprises {
@@ -351,6 +351,13 @@ impl Told {
             "surprises": state.surprises.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
     }
+}
+
+/// Text for a terminal, cut to what is read at a glance.
+fn short(text: &str) -> String {
+    const MOST: usize = 64;
+    let cut = text.char_indices().nth(MOST).map_or(text, |(end, _)| &text[..end]);
+    format!("{}{}", shown(cut), if cut.len() < text.len() { "…" } else { "" })
 }
 
 /// Rules with a comment before each group; `before` stands before each rule.
