@@ -2,6 +2,7 @@
 
 CACHE/6.1.0-56-amd64/
     vmlinuz
+    config                         its build options
     lib/modules/6.1.0-56-amd64/    only the modules that the scenarios can need (KEPT), uncompressed, with modules.dep
 """
 
@@ -65,7 +66,8 @@ def newest_offered(series):
 def newest_cached(series):
     """The newest tree of `series` that was unpacked to its end."""
     _, form = SERIES[series]
-    trees = [tree for tree in CACHE.iterdir() if re.match(form, "linux-image-" + tree.name) and (tree / "vmlinuz").exists()]
+    whole = lambda tree: all((tree / name).exists() for name in ("vmlinuz", "config"))
+    trees = [tree for tree in CACHE.iterdir() if re.match(form, "linux-image-" + tree.name) and whole(tree)]
     return max(trees, default=None, key=lambda tree: [int(number) for number in re.findall(r"\d+", tree.name)])
 
 
@@ -91,7 +93,8 @@ def fetch(version):
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(lzma.open(module).read() if name.endswith(".xz") else module.read_bytes())
         subprocess.run(["busybox", "depmod", "-b", tree, version], **run)
-        shutil.move(work / "package/boot" / f"vmlinuz-{version}", tree / "vmlinuz")
+        for name in ("vmlinuz", "config"):
+            shutil.move(work / "package/boot" / f"{name}-{version}", tree / name)
         shutil.rmtree(CACHE / version, ignore_errors=True)
         tree.rename(CACHE / version)
     return CACHE / version

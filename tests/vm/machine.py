@@ -153,6 +153,7 @@ def initramfs(kernel, programs, scenario, files):
     for module in (kernel / "lib").rglob("*"):
         if module.is_file():
             file(str(module.relative_to(kernel)), module.read_bytes(), 0o644)
+    file(f"boot/config-{kernel.name}", (kernel / "config").read_bytes(), 0o644)
     for name, data in files.items():
         file(name, data, 0o600)
     file("init", (HERE / "guest/init").read_bytes())

@@ -7,6 +7,7 @@
 pub mod active_policy;
 pub mod appraise;
 pub mod audit;
+pub mod boot;
 pub mod cache;
 pub mod check;
 pub mod crypto;
@@ -17,6 +18,7 @@ pub mod measure;
 pub mod policy;
 pub mod policy_analysis;
 pub mod policy_difference;
+pub mod policy_lists;
 pub mod policy_space;
 pub mod replay;
 pub mod simulate;

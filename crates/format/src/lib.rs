@@ -15,8 +15,10 @@
 )]
 
 pub mod audit;
+pub mod boot_parameters;
 pub mod elf;
 pub mod hash;
+pub mod kernel_config;
 pub mod label;
 pub mod measurement_list;
 pub mod pcr;

@@ -22,7 +22,7 @@ mod print;
 mod version;
 mod words;
 
-pub use builtin::{BUILTIN_NAMES, builtin};
+pub use builtin::{BUILTIN_NAMES, appraise_signed, appraise_tcb, builtin};
 pub use parse::{Errno, PolicyError, PolicyErrorKind, parse_line};
 pub use print::{KernelDisplay, Uuid};
 pub use version::{VersionError, stated_version};

@@ -25,12 +25,7 @@ pub fn builtin(name: &str) -> Option<Policy> {
             measure(Func::ModuleCheck, None),
             measure(Func::FirmwareCheck, None),
         ]),
-        "appraise_tcb" | "ima_appraise_tcb" => {
-            let mut rules = exclusions(Action::DontAppraise, NOT_APPRAISED);
-            rules.push(appraise_signed(Func::PolicyCheck));
-            rules.push(Rule { fowner: Some(ROOT), ..Rule::new(Action::Appraise) });
-            rules
-        }
+        "appraise_tcb" | "ima_appraise_tcb" => return Some(appraise_tcb(true, false)),
         "secure_boot" => [Func::ModuleCheck, Func::FirmwareCheck, Func::KexecKernelCheck, Func::PolicyCheck]
             .map(appraise_signed)
             .into(),
@@ -39,6 +34,18 @@ pub fn builtin(name: &str) -> Option<Policy> {
         _ => return None,
     };
     Some(Policy { rules })
+}
+
+/// The built-in policy `appraise_tcb` of a kernel whose policy can be written more than once or not
+/// (`CONFIG_IMA_WRITE_POLICY`), and whose init needs a signature or not (`CONFIG_IMA_APPRAISE_SIGNED_INIT`).
+pub fn appraise_tcb(write_policy: bool, signed_init: bool) -> Policy {
+    let mut rules = exclusions(Action::DontAppraise, NOT_APPRAISED);
+    if write_policy {
+        rules.push(appraise_signed(Func::PolicyCheck));
+    }
+    let appraise_type = signed_init.then_some(AppraiseType::Imasig);
+    rules.push(Rule { fowner: Some(ROOT), appraise_type, ..Rule::new(Action::Appraise) });
+    Policy { rules }
 }
 
 const ROOT: IdCondition = IdCondition { op: Operator::Equal, id: 0 };
@@ -107,6 +114,7 @@ fn measure(func: Func, mask: Option<MaskCondition>) -> Rule {
     Rule { func: Some(func), mask, ..Rule::new(Action::Measure) }
 }
 
-fn appraise_signed(func: Func) -> Rule {
+/// `appraise func=… appraise_type=imasig`, as kernels have it within them.
+pub fn appraise_signed(func: Func) -> Rule {
     Rule { func: Some(func), appraise_type: Some(AppraiseType::Imasig), ..Rule::new(Action::Appraise) }
 }

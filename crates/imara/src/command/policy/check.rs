@@ -227,12 +227,25 @@ fn error_json(error: &PolicyError) -> Value {
 
 /// An error with its line, the token marked.
 fn diagnostic(name: &str, lines: &[&[u8]], error: &PolicyError) -> String {
+    let line = error.line.checked_sub(1).and_then(|index| lines.get(index)).copied().unwrap_or_default();
+    let number = error.line.to_string();
+    let mut out =
+        format!("{name}:{}:{}: {} ({})\n", error.line, error.column, shown(&error.kind.to_string()), error.errno);
+    out.push_str(&marked(&number, line, error.column.saturating_sub(1), error.length));
+    if !error.hint().is_empty() {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "  {:width$} = {}", "", shown(&error.hint()), width = number.len());
+    }
+    out
+}
+
+/// A part of `line`, with the `length` bytes from `offset` on marked below; `label` stands before it.
+pub(super) fn marked(label: &str, line: &[u8], offset: usize, length: usize) -> String {
     /// What is shown of a long line, in characters, before the token and from it on.
     const BEFORE: usize = 60;
     const AFTER: usize = 80;
-    let line = error.line.checked_sub(1).and_then(|index| lines.get(index)).copied().unwrap_or_default();
-    let (before, from) = line.split_at_checked(error.column.saturating_sub(1)).unwrap_or((line, b""));
-    let (token, after) = from.split_at_checked(error.length).unwrap_or((from, b""));
+    let (before, from) = line.split_at_checked(offset).unwrap_or((line, b""));
+    let (token, after) = from.split_at_checked(length).unwrap_or((from, b""));
     // Bytes beyond what can be shown are not looked at, however many there are.
     let lossy = |bytes: &[u8]| shown(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * AFTER)]));
     let tail = |bytes: &[u8]| shown(&String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(4 * BEFORE)..]));
@@ -240,18 +253,10 @@ fn diagnostic(name: &str, lines: &[&[u8]], error: &PolicyError) -> String {
     let skipped = before.chars().count().saturating_sub(BEFORE);
     let before: String = before.chars().skip(skipped).collect();
     let (token, after) = (lossy(token), lossy(after));
-    let marks = token.chars().count().clamp(1, AFTER);
+    let marks = "^".repeat(token.chars().count().clamp(1, AFTER));
     let rest: String = token.chars().chain(after.chars()).take(AFTER).collect();
-    let (number, indent) = (error.line.to_string(), before.chars().count());
-    let mut out =
-        format!("{name}:{}:{}: {} ({})\n", error.line, error.column, shown(&error.kind.to_string()), error.errno);
-    // Writing to a string cannot fail.
-    let _ = writeln!(out, "  {number} | {before}{rest}");
-    let _ = writeln!(out, "  {:width$} | {:indent$}{}", "", "", "^".repeat(marks), width = number.len());
-    if !error.hint().is_empty() {
-        let _ = writeln!(out, "  {:width$} = {}", "", shown(&error.hint()), width = number.len());
-    }
-    out
+    let (width, indent) = (label.len(), before.chars().count());
+    format!("  {label} | {before}{rest}\n  {:width$} | {:indent$}{marks}\n", "", "")
 }
 
 #[cfg(test)]

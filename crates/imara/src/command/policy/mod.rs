@@ -1,5 +1,6 @@
 //! `imara policy`: the IMA policy language, one subcommand a file.
 
+mod boot;
 mod builtin;
 mod check;
 mod diff;
@@ -33,6 +34,7 @@ enum Command {
     Builtin(builtin::Builtin),
     Show(show::Show),
     Load(load::Load),
+    Boot(boot::Boot),
 }
 
 /// The number of the JSON documents' form.
@@ -51,6 +53,7 @@ pub fn run(arguments: Arguments) -> CommandResult {
         Command::Builtin(builtin) => builtin.run(),
         Command::Show(show) => show.run(),
         Command::Load(load) => load.run(),
+        Command::Boot(boot) => boot.run(),
     }
 }
 

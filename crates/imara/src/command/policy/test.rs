@@ -3,7 +3,7 @@
 mod trace;
 
 use super::target::Kernel;
-use super::{SCHEMA, read};
+use super::{SCHEMA, read_source};
 use crate::command::CommandResult;
 use crate::command::paths::{Paths, path_json, printable};
 use crate::guard::{policy_source, run};
@@ -14,7 +14,7 @@ use imara_engine::explain::User;
 use imara_engine::policy::CompiledPolicy;
 use imara_engine::simulate::{Content, Judged, Listed, Report, Settings, Simulation, Tally, Use};
 use imara_format::hash::HashAlgorithm;
-use imara_format::policy::{BUILTIN_NAMES, Class, Func, Lsm, LsmLabels, Mask, Policy, Target, builtin};
+use imara_format::policy::{Class, Func, Lsm, LsmLabels, Mask, Policy, Target};
 use imara_format::template::Template;
 use imara_linux::mounts::{self, Filesystem};
 use imara_linux::opened::OpenedFile;
@@ -171,15 +171,8 @@ impl Test {
 
     /// The policy, and what of it cannot be simulated, which is warned of.
     fn policy(&self, path: &Path) -> Result<(CompiledPolicy, Vec<String>), Failure> {
-        let name = path.to_str().and_then(|name| name.strip_prefix("builtin:"));
-        let text = match name {
-            Some(name) => builtin(name).map(|policy| policy.to_string().into_bytes()).ok_or_else(|| {
-                Failure::usage(format_args!("there is no built-in policy `{name}`"))
-                    .next(format_args!("choose one of {}", BUILTIN_NAMES.join(", ")))
-            })?,
-            None => read(path)?,
-        };
-        let fail_securely = name == Some("fail_securely");
+        let text = read_source(path)?;
+        let fail_securely = path == Path::new("builtin:fail_securely");
         let Some(kernel) = self.kernel else {
             let policy = policy_source::parse(path, &text)?;
             return Ok((CompiledPolicy::new(policy).fail_securely(fail_securely), Vec::new()));
