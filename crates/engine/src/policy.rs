@@ -16,6 +16,7 @@
 //!
 //! Source: `ima_match_policy`, `ima_match_rules`, security/integrity/ima/ima_policy.c.
 
+mod block;
 mod condition;
 mod explain;
 mod possible;
@@ -24,7 +25,8 @@ pub use condition::Condition;
 pub use explain::{Explanation, Why};
 pub use possible::{Outcome, Possible};
 
-use condition::{Conditions, Facts};
+use block::Block;
+use condition::Facts;
 use imara_format::policy::{Action, AlgorithmSet, AppraiseType, Class, Func, LsmCondition, Policy, Rule, TemplateName};
 
 /// Who does it. Each is asked only when a rule needs the answer, and then once for an event: an answer may cost a read
@@ -152,17 +154,8 @@ pub struct CompiledPolicy {
     /// The classes that some rule does.
     done: Classes,
     setxattr_algorithms: Option<AlgorithmSet>,
-    /// For each hook, the rules that it could match, in their order.
-    by_func: Vec<Vec<Candidate>>,
-}
-
-/// A rule that an event of one hook could match.
-#[derive(Clone, Copy, Debug)]
-struct Candidate {
-    rule: usize,
-    class: Class,
-    /// What it asks of events of this hook.
-    conditions: Conditions,
+    /// The rules, 64 at a time.
+    blocks: Vec<Block>,
 }
 
 impl DecidedBy {
@@ -316,19 +309,9 @@ impl CompiledPolicy {
             };
             named && (labels || rule.lsm.is_empty()) && done.contains(rule.action.class())
         };
-        let by_func = Func::ALL
-            .iter()
-            .map(|func| {
-                let rules = policy.rules.iter().enumerate().filter(|(_, rule)| could_match(rule, *func));
-                let candidate = |(index, rule): (usize, &Rule)| Candidate {
-                    rule: index,
-                    class: rule.action.class(),
-                    conditions: Conditions::of(rule, *func),
-                };
-                rules.map(candidate).collect()
-            })
-            .collect();
-        Self { labels, fail_securely: false, done, setxattr_algorithms, by_func, policy }
+        let blocks = policy.rules.chunks(Block::SIZE).enumerate();
+        let blocks = blocks.map(|(number, rules)| Block::new(number * Block::SIZE, rules, could_match)).collect();
+        Self { labels, fail_securely: false, done, setxattr_algorithms, blocks, policy }
     }
 
     /// The rules, in their order.
@@ -353,12 +336,12 @@ impl CompiledPolicy {
 
     /// Whether some event of that hook could have something done.
     pub fn wants(&self, func: Func) -> bool {
-        self.candidates(func).any(|(_, rule)| rule.action.does())
+        self.blocks.iter().any(|block| block.wants(func))
     }
 
     /// Whether a rule for that hook asks for the access.
     pub fn needs_mask(&self, func: Func) -> bool {
-        self.candidates(func).any(|(candidate, _)| !candidate.conditions.and(Conditions::MASK).is_empty())
+        self.blocks.iter().any(|block| block.asking_mask(func) != 0)
     }
 
     /// Decides an event.
@@ -376,19 +359,23 @@ impl CompiledPolicy {
         let mut decision = Decision::default();
         let mut open = classes.intersection(self.done);
         let facts = Facts::new(event);
-        for (candidate, rule) in self.candidates(event.func) {
+        for block in &self.blocks {
             if open.is_empty() {
                 break;
             }
-            if open.contains(candidate.class) && facts.failing(rule, candidate.conditions).is_none() {
-                open = open.without(candidate.class);
-                self.apply(&mut decision, candidate.rule, rule, event.func);
+            let mut remaining = block.remaining(event, open);
+            while let Some(index) = remaining.first(&facts, &self.policy.rules) {
+                let class = self.policy.rules[index].action.class();
+                open = open.without(class);
+                remaining.close(class);
+                self.apply(&mut decision, index, event.func);
             }
         }
         decision
     }
 
-    fn apply(&self, decision: &mut Decision, index: usize, rule: &Rule, func: Func) {
+    fn apply(&self, decision: &mut Decision, index: usize, func: Func) {
+        let rule = &self.policy.rules[index];
         decision.decided_by.0[rule.action.class() as usize] = Some(index);
         decision.flags = decision.flags.union(self.flags(rule));
         match rule.action {
@@ -410,10 +397,6 @@ impl CompiledPolicy {
     fn flags(&self, rule: &Rule) -> Flags {
         let fail_unverifiable = self.fail_securely && rule.action == Action::Appraise;
         Flags { fail_unverifiable, ..Flags::of(rule) }
-    }
-
-    fn candidates(&self, func: Func) -> impl Iterator<Item = (&Candidate, &Rule)> {
-        self.by_func[func as usize].iter().map(|candidate| (candidate, &self.policy.rules[candidate.rule]))
     }
 }
 

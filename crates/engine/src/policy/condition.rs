@@ -1,6 +1,6 @@
 //! The conditions of a rule, and whether they hold for an event.
 
-use super::{Event, FileFacts};
+use super::Event;
 use imara_format::policy::{Func, IdCondition, Rule};
 use std::cell::OnceCell;
 use std::fmt;
@@ -54,83 +54,89 @@ conditions! {
     Data = "keyrings or label",
 }
 
-/// A set of conditions.
+impl Condition {
+    /// The first condition of `rule` that does not hold for an event of the rule's hook.
+    pub(super) fn failing(rule: &Rule, facts: &Facts<'_>) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|condition| condition.is_asked(facts.event.func) && !condition.holds(rule, facts))
+    }
+
+    /// Whether events of the hook are judged by it.
+    const fn is_asked(self, func: Func) -> bool {
+        match self {
+            Self::Func => false,
+            Self::Uid => true,
+            Self::Data => func.is_data(),
+            Self::Mask => !matches!(func, Func::PostSetattr) && !func.is_data(),
+            Self::Fsmagic
+            | Self::Fsname
+            | Self::FsSubtype
+            | Self::Fsuuid
+            | Self::Fowner
+            | Self::Fgroup
+            | Self::Euid
+            | Self::Gid
+            | Self::Egid
+            | Self::Label => !func.is_data(),
+        }
+    }
+
+    fn holds(self, rule: &Rule, facts: &Facts<'_>) -> bool {
+        let (event, file) = (facts.event, facts.event.file);
+        let any = |id: Id| id.condition(rule).is_none_or(|wanted| facts.ids(id).iter().any(|id| wanted.holds(*id)));
+        match self {
+            Self::Func => !facts.wrong_func(rule),
+            Self::Mask => rule.mask.is_none_or(|mask| mask.holds(event.mask)),
+            Self::Fsmagic => rule.fsmagic.is_none_or(|magic| magic == file.fsmagic),
+            Self::Fsname => rule.fsname.as_deref().is_none_or(|name| name == file.fsname),
+            Self::FsSubtype => rule.fs_subtype.as_deref().is_none_or(|name| name == file.fs_subtype),
+            Self::Fsuuid => rule.fsuuid.is_none_or(|uuid| uuid == file.fsuuid.unwrap_or_default()),
+            Self::Fowner => rule.fowner.is_none_or(|owner| owner.holds(file.owner)),
+            Self::Fgroup => rule.fgroup.is_none_or(|group| group.holds(file.group)),
+            Self::Uid => any(Id::Uid),
+            Self::Euid => any(Id::Euid),
+            Self::Gid => any(Id::Gid),
+            Self::Egid => any(Id::Egid),
+            Self::Label | Self::Data => facts.alone_hold(rule),
+        }
+    }
+}
+
+/// An id of the subject, in the order in which they are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Conditions(u16);
+pub(super) enum Id {
+    Uid,
+    Euid,
+    Gid,
+    Egid,
+}
 
-impl Conditions {
-    /// Those on the file.
-    pub(super) const FILE: Self = Self(
-        1 << Condition::Fsmagic as u16
-            | 1 << Condition::Fsname as u16
-            | 1 << Condition::FsSubtype as u16
-            | 1 << Condition::Fsuuid as u16
-            | 1 << Condition::Fowner as u16
-            | 1 << Condition::Fgroup as u16,
-    );
-    /// That on the access.
-    pub(super) const MASK: Self = Self(1 << Condition::Mask as u16);
+impl Id {
+    pub(super) const ALL: [Self; 4] = [Self::Uid, Self::Euid, Self::Gid, Self::Egid];
 
-    /// What `rule` asks of an event of the hook `func`.
-    pub(super) fn of(rule: &Rule, func: Func) -> Self {
-        let data = func.is_data();
-        let asked = |condition: &Condition| match condition {
-            // A candidate is for the hook.
-            Condition::Func => false,
-            Condition::Mask => rule.mask.is_some() && func != Func::PostSetattr && !data,
-            Condition::Fsmagic => rule.fsmagic.is_some() && !data,
-            Condition::Fsname => rule.fsname.is_some() && !data,
-            Condition::FsSubtype => rule.fs_subtype.is_some() && !data,
-            Condition::Fsuuid => rule.fsuuid.is_some() && !data,
-            Condition::Fowner => rule.fowner.is_some() && !data,
-            Condition::Fgroup => rule.fgroup.is_some() && !data,
-            Condition::Uid => rule.uid.is_some(),
-            Condition::Euid => rule.euid.is_some() && !data,
-            Condition::Gid => rule.gid.is_some() && !data,
-            Condition::Egid => rule.egid.is_some() && !data,
-            Condition::Label => !rule.lsm.is_empty() && !data,
-            Condition::Data => data && !data_list(rule, func).is_empty(),
-        };
-        let asked = Condition::ALL.iter().filter(|condition| asked(condition));
-        Self(asked.fold(0, |bits, condition| bits | 1 << *condition as u16))
-    }
-
-    pub(super) const fn and(self, other: Self) -> Self {
-        Self(self.0 & other.0)
-    }
-
-    pub(super) const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-
-    pub(super) const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    pub(super) fn iter(self) -> impl Iterator<Item = Condition> {
-        let mut bits = self.0;
-        std::iter::from_fn(move || {
-            let condition = Condition::ALL.get(bits.trailing_zeros() as usize)?;
-            bits &= bits - 1;
-            Some(*condition)
-        })
+    /// What `rule` asks of it.
+    pub(super) const fn condition(self, rule: &Rule) -> Option<IdCondition> {
+        match self {
+            Self::Uid => rule.uid,
+            Self::Euid => rule.euid,
+            Self::Gid => rule.gid,
+            Self::Egid => rule.egid,
+        }
     }
 }
 
 /// An event whose subject has been asked each thing once at most.
 pub(super) struct Facts<'a> {
     pub(super) event: &'a Event<'a>,
-    uid: OnceCell<u32>,
-    gid: OnceCell<u32>,
-    /// The users that `euid` conditions are for.
-    euids: OnceCell<([u32; 3], usize)>,
-    egids: OnceCell<([u32; 3], usize)>,
+    /// For each [`Id`], those that one condition is for, and how many.
+    ids: [OnceCell<([u32; 3], usize)>; Id::ALL.len()],
 }
 
 impl<'a> Facts<'a> {
     pub(super) fn new(event: &'a Event<'a>) -> Self {
-        let (uid, gid, euids, egids) = (OnceCell::new(), OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { event, uid, gid, euids, egids }
+        Self { event, ids: [const { OnceCell::new() }; Id::ALL.len()] }
     }
 
     /// Whether the rule is for another hook.
@@ -143,77 +149,32 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The first of a rule's conditions that does not hold; the rule is for this hook.
-    pub(super) fn failing(&self, rule: &Rule, conditions: Conditions) -> Option<Condition> {
-        conditions.iter().find(|condition| !self.holds(*condition, rule))
+    /// The ids of which one must be as a rule asks: with CAP_SETUID all three users, else the effective one alone;
+    /// likewise with groups.
+    pub(super) fn ids(&self, id: Id) -> &[u32] {
+        let subject = self.event.subject;
+        let (ids, count) = self.ids[id as usize].get_or_init(|| match id {
+            Id::Uid => ([subject.uid(); 3], 1),
+            Id::Euid => (subject.euids(), if subject.can_setuid() { 3 } else { 1 }),
+            Id::Gid => ([subject.gid(); 3], 1),
+            Id::Egid => (subject.egids(), if subject.can_setgid() { 3 } else { 1 }),
+        });
+        &ids[..*count]
     }
 
-    fn holds(&self, condition: Condition, rule: &Rule) -> bool {
+    /// Whether the labels that the rule asks for are the event's or, for events that have none, its list has the event's
+    /// data.
+    pub(super) fn alone_hold(&self, rule: &Rule) -> bool {
         let event = self.event;
-        let holds = |wanted: Option<IdCondition>, id: u32| wanted.is_none_or(|wanted| wanted.holds(id));
-        let any = |wanted: Option<IdCondition>, (ids, count): ([u32; 3], usize)| {
-            wanted.is_none_or(|wanted| ids.iter().take(count).any(|id| wanted.holds(*id)))
-        };
-        match condition {
-            Condition::Func => !self.wrong_func(rule),
-            Condition::Mask => rule.mask.is_none_or(|mask| mask.holds(event.mask)),
-            Condition::Fsmagic
-            | Condition::Fsname
-            | Condition::FsSubtype
-            | Condition::Fsuuid
-            | Condition::Fowner
-            | Condition::Fgroup => file_holds(condition, rule, event.file),
-            Condition::Uid => holds(rule.uid, self.uid()),
-            Condition::Euid => any(rule.euid, self.euids()),
-            Condition::Gid => holds(rule.gid, self.gid()),
-            Condition::Egid => any(rule.egid, self.egids()),
-            Condition::Label => rule.lsm.iter().all(|label| event.subject.has_label(label)),
-            Condition::Data => {
-                event.data.is_some_and(|data| data_list(rule, event.func).iter().any(|item| item == data))
-            }
+        if event.func.is_data() {
+            let list = data_list(rule, event.func);
+            return list.is_empty() || event.data.is_some_and(|data| list.iter().any(|item| item == data));
         }
-    }
-
-    pub(super) fn uid(&self) -> u32 {
-        *self.uid.get_or_init(|| self.event.subject.uid())
-    }
-
-    pub(super) fn gid(&self) -> u32 {
-        *self.gid.get_or_init(|| self.event.subject.gid())
-    }
-
-    /// With CAP_SETUID all three, else the effective user alone.
-    pub(super) fn euids(&self) -> ([u32; 3], usize) {
-        let subject = self.event.subject;
-        *self.euids.get_or_init(|| (subject.euids(), if subject.can_setuid() { 3 } else { 1 }))
-    }
-
-    pub(super) fn egids(&self) -> ([u32; 3], usize) {
-        let subject = self.event.subject;
-        *self.egids.get_or_init(|| (subject.egids(), if subject.can_setgid() { 3 } else { 1 }))
+        rule.lsm.iter().all(|label| event.subject.has_label(label))
     }
 }
 
-/// Whether a condition on the file holds; conditions on anything else do.
-pub(super) fn file_holds(condition: Condition, rule: &Rule, file: &FileFacts<'_>) -> bool {
-    match condition {
-        Condition::Fsmagic => rule.fsmagic.is_none_or(|magic| magic == file.fsmagic),
-        Condition::Fsname => rule.fsname.as_deref().is_none_or(|name| name == file.fsname),
-        Condition::FsSubtype => rule.fs_subtype.as_deref().is_none_or(|name| name == file.fs_subtype),
-        Condition::Fsuuid => rule.fsuuid.is_none_or(|uuid| uuid == file.fsuuid.unwrap_or_default()),
-        Condition::Fowner => rule.fowner.is_none_or(|owner| owner.holds(file.owner)),
-        Condition::Fgroup => rule.fgroup.is_none_or(|group| group.holds(file.group)),
-        Condition::Func
-        | Condition::Mask
-        | Condition::Uid
-        | Condition::Euid
-        | Condition::Gid
-        | Condition::Egid
-        | Condition::Label
-        | Condition::Data => true,
-    }
-}
-
-fn data_list(rule: &Rule, func: Func) -> &[String] {
+/// The list of a rule for events without a file.
+pub(super) fn data_list(rule: &Rule, func: Func) -> &[String] {
     if func == Func::KeyCheck { &rule.keyrings } else { &rule.label }
 }

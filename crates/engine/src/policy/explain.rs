@@ -1,6 +1,6 @@
 //! What became of each rule, for people.
 
-use super::condition::{Condition, Conditions, Facts};
+use super::condition::{Condition, Facts, Id};
 use super::{CompiledPolicy, Event};
 use imara_format::policy::{Mask, Rule};
 
@@ -56,7 +56,7 @@ impl CompiledPolicy {
                 true => Condition::Func,
                 false if !self.labels && !rule.lsm.is_empty() && !event.func.is_data() => Condition::Label,
                 // Every rule before the deciding one failed, and so did all of them where none decided.
-                false => facts.failing(rule, Conditions::of(rule, event.func)).unwrap_or(Condition::Func),
+                false => Condition::failing(rule, &facts).unwrap_or(Condition::Func),
             };
             Why::Fails { condition, found: facts.found(condition) }
         };
@@ -69,10 +69,7 @@ impl Facts<'_> {
     /// What the event has where a rule asked for something else.
     fn found(&self, condition: Condition) -> String {
         let file = self.event.file;
-        let ids = |(ids, count): ([u32; 3], usize)| {
-            let ids: Vec<_> = ids.iter().take(count).map(u32::to_string).collect();
-            ids.join(" ")
-        };
+        let ids = |id| self.ids(id).iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         match condition {
             Condition::Func => self.event.func.to_string(),
             Condition::Mask => mask_text(self.event.mask),
@@ -80,10 +77,10 @@ impl Facts<'_> {
             Condition::Fsname => file.fsname.to_owned(),
             Condition::FsSubtype => file.fs_subtype.to_owned(),
             Condition::Fsuuid => imara_format::hash::to_hex(&file.fsuuid.unwrap_or_default()),
-            Condition::Uid => self.uid().to_string(),
-            Condition::Euid => ids(self.euids()),
-            Condition::Gid => self.gid().to_string(),
-            Condition::Egid => ids(self.egids()),
+            Condition::Uid => ids(Id::Uid),
+            Condition::Euid => ids(Id::Euid),
+            Condition::Gid => ids(Id::Gid),
+            Condition::Egid => ids(Id::Egid),
             Condition::Fowner => file.owner.to_string(),
             Condition::Fgroup => file.group.to_string(),
             Condition::Label => "not known, or another".to_owned(),

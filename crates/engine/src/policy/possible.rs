@@ -1,7 +1,7 @@
 //! What anybody could make a policy decide for a file.
 
-use super::condition::{Conditions, file_holds};
-use super::{Candidate, CompiledPolicy, FileFacts, Flags, Slot};
+use super::block;
+use super::{CompiledPolicy, FileFacts, Flags, Slot};
 use imara_format::policy::{AlgorithmSet, Class, Func, TemplateName};
 
 /// What anybody could make a policy decide for a file.
@@ -47,38 +47,32 @@ impl CompiledPolicy {
     pub fn possible_with(&self, func: Func, mask: Option<u8>, file: &FileFacts<'_>) -> Possible {
         let mut possible = Possible { uniform: true, outcomes: Vec::new(), flags: Flags::default() };
         let mut open = self.done;
-        for (candidate, rule) in self.candidates(func) {
-            let Candidate { rule: index, class, conditions } = *candidate;
-            let on_file = conditions.and(Conditions::FILE);
-            if !open.contains(class) || !on_file.iter().all(|condition| file_holds(condition, rule, file)) {
-                continue;
-            }
-            let mut unsure = conditions.without(Conditions::FILE);
-            if let (Some(wanted), Some(mask)) = (rule.mask, mask)
-                && !unsure.and(Conditions::MASK).is_empty()
-            {
-                if !wanted.holds(mask) {
+        for block in &self.blocks {
+            let unsure = block.asking_more(func) | if mask.is_none() { block.asking_mask(func) } else { 0 };
+            for number in block::numbers(block.possible(func, mask, file, open)) {
+                let rule = &self.policy.rules[block.first + number];
+                let class = rule.action.class();
+                if !open.contains(class) {
                     continue;
                 }
-                unsure = unsure.without(Conditions::MASK);
-            }
-            if unsure.is_empty() {
-                open = open.without(class);
-            } else {
-                possible.uniform = false;
-            }
-            let flags = self.flags(rule);
-            possible.flags = possible.flags.union(flags);
-            if rule.action.does() {
-                possible.outcomes.push(Outcome {
-                    rule: index,
-                    class,
-                    pcr: rule.pcr,
-                    template: rule.template,
-                    slot: if class == Class::Appraise { Slot::of(rule, func) } else { Slot::File },
-                    flags,
-                    allowed_algorithms: rule.appraise_algos,
-                });
+                if unsure & 1 << number == 0 {
+                    open = open.without(class);
+                } else {
+                    possible.uniform = false;
+                }
+                let flags = self.flags(rule);
+                possible.flags = possible.flags.union(flags);
+                if rule.action.does() {
+                    possible.outcomes.push(Outcome {
+                        rule: block.first + number,
+                        class,
+                        pcr: rule.pcr,
+                        template: rule.template,
+                        slot: if class == Class::Appraise { Slot::of(rule, func) } else { Slot::File },
+                        flags,
+                        allowed_algorithms: rule.appraise_algos,
+                    });
+                }
             }
         }
         possible
