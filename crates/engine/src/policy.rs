@@ -14,6 +14,8 @@
 //! Conditions on labels never match unless the policy was compiled [with labels](CompiledPolicy::with_labels), as in a
 //! kernel whose security module does not know the label.
 //!
+//! The rules are not walked one by one but judged 64 at a time (`policy/block.rs`); what is decided is the same.
+//!
 //! Source: `ima_match_policy`, `ima_match_rules`, security/integrity/ima/ima_policy.c.
 
 mod block;
