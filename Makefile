@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 # Where rustup puts cargo, for shells that have not been told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-# More arguments for tests/vm/run, as in: make vm ARGS="appraise-signed --kernel 6.12"
+# More arguments for tests/vm/run and fuzz/run, as in: make vm ARGS="appraise-signed --kernel 6.12"
 ARGS ?=
 
-.PHONY: help setup setup-vm build man check test tour vm bench ci
+.PHONY: help setup setup-vm build man check test tour vm bench fuzz ci
 
 help:
 	@echo "make setup     install what building and testing need (apt; says what it does)"
@@ -17,7 +17,8 @@ help:
 	@echo "make check     formatting, lints, documentation"
 	@echo "make test      every test; live ones as root"
 	@echo "make vm        real kernels as the judge, in QEMU"
-	@echo "make bench     the guard's cost, as ratios"
+	@echo "make bench     the cost of decisions and of the guard, as ratios"
+	@echo "make fuzz      the policy parser under libFuzzer, for ARGS=-max_total_time=60"
 	@echo "make ci        check, test and vm, as .ci/run does"
 
 setup:
@@ -51,6 +52,9 @@ vm: setup-vm
 
 bench: build
 	@bash benches/run
+
+fuzz:
+	@fuzz/run $(ARGS)
 
 ci:
 	@.ci/run
