@@ -131,6 +131,8 @@ switches! {
     evm_add_xattrs = "EVM_ADD_XATTRS",
     /// A certificate is loaded at boot.
     evm_load_x509 = "EVM_LOAD_X509",
+    /// Files can have fs-verity digests.
+    fs_verity = "FS_VERITY",
     /// Modules' own signatures are verified.
     module_sig = "MODULE_SIG",
     /// Modules without a good one are refused.

@@ -3,17 +3,17 @@
 use super::check::marked;
 use super::shown;
 use super::target::Kernel;
+use super::this_machine::{self, nearest, parse_config, release};
 use super::{SCHEMA, read};
 use crate::command::CommandResult;
-use crate::output::{Failure, Outcome, print, print_json};
+use crate::output::{Outcome, print, print_json};
 use clap::{Args, ValueEnum};
 use imara_engine::boot::{Architecture, Boot as Machine, BootState, Group, HashBecause, Surprise};
 use imara_format::boot_parameters::{BootParameters, Problem, TrustedRng};
-use imara_format::kernel_config::{DEBIAN, KernelConfig};
+use imara_format::kernel_config::KernelConfig;
 use imara_format::policy::KernelVersion;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -117,7 +117,7 @@ impl Boot {
         };
         let (config, config_source) = match &self.config {
             Some(file) => (parse_config(file)?, file.display().to_string()),
-            None => of_this_machine()?,
+            None => this_machine::config()?,
         };
         let kernel = self.kernel.map_or_else(|| nearest(&release()), Kernel::version);
         let arch = self.arch.unwrap_or_else(Arch::of_this_machine);
@@ -137,50 +137,6 @@ impl Boot {
         }
         let clean = told.parameters.problems.is_empty() && told.state.surprises.is_empty();
         Ok(if clean { Outcome::Done } else { Outcome::Failed })
-    }
-}
-
-/// The running kernel's release, such as `6.12.1-amd64`; empty where nobody tells.
-fn release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
-}
-
-/// The kernel known that is nearest to `release`.
-fn nearest(release: &str) -> KernelVersion {
-    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map_while(|number| number.parse().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) < (6_u32, 12_u32) => KernelVersion::V6_1,
-        (Some(6), Some(minor)) if minor < 17 => KernelVersion::V6_12,
-        (_, _) => KernelVersion::Latest,
-    }
-}
-
-fn parse_config(file: &Path) -> Result<KernelConfig, Failure> {
-    let text = read(file)?;
-    KernelConfig::parse(&String::from_utf8_lossy(&text)).map_err(|error| {
-        let next = match text.starts_with(&[0x1f, 0x8b]) {
-            true => "it is compressed: `zcat` it into a file, and name that",
-            false => "name a file such as /boot/config-VERSION",
-        };
-        Failure::failed(format!("{}: {error}", file.display())).next(next)
-    })
-}
-
-/// This machine's build options and where they were found; Debian's where there are none.
-fn of_this_machine() -> Result<(KernelConfig, String), Failure> {
-    let release = release();
-    let places = [format!("/boot/config-{release}"), format!("/lib/modules/{release}/config")];
-    match places.into_iter().find(|place| Path::new(place).exists()) {
-        Some(place) => Ok((parse_config(Path::new(&place))?, place)),
-        None => {
-            let config = KernelConfig::parse(DEBIAN).expect("a test reads this text of ours");
-            let unread =
-                if Path::new("/proc/config.gz").exists() { "; zcat /proc/config.gz has the real ones" } else { "" };
-            Ok((
-                config,
-                format!("assumed to be those of Debian's kernels, as there is no /boot/config-{release}{unread}"),
-            ))
-        }
     }
 }
 
@@ -414,21 +370,5 @@ mod tests {
              |                      ^^^^^\n\
              ima_appraise=log is ignored: secure boot is on, the mode stays `enforce`\n"
         );
-    }
-
-    #[test]
-    fn the_nearest_kernel_is_found_by_the_release() {
-        for (release, kernel) in [
-            ("5.15.0-91-generic", KernelVersion::V6_1),
-            ("6.1.0-56-amd64", KernelVersion::V6_1),
-            ("6.11.9", KernelVersion::V6_1),
-            ("6.12.117+deb12-amd64", KernelVersion::V6_12),
-            ("6.16.2", KernelVersion::V6_12),
-            ("6.18.5", KernelVersion::Latest),
-            ("7.1-rc1", KernelVersion::Latest),
-            ("", KernelVersion::Latest),
-        ] {
-            assert_eq!(nearest(release), kernel, "{release}");
-        }
     }
 }

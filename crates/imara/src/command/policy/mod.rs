@@ -9,6 +9,7 @@ mod load;
 mod show;
 mod target;
 mod test;
+mod this_machine;
 
 use super::CommandResult;
 use crate::output::Failure;

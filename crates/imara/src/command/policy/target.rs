@@ -1,9 +1,10 @@
 //! Who is to take a policy: options shared by the commands that read one.
 
+use super::this_machine;
 use crate::output::Failure;
 use clap::{Args, ValueEnum};
 use imara_engine::policy_analysis::Support;
-use imara_format::hash::HashAlgorithm;
+use imara_format::kernel_config::KernelConfig;
 use imara_format::policy::{KernelVersion, Lsm, LsmLabels, Target};
 use std::fs;
 
@@ -100,96 +101,46 @@ impl Taker {
 
 /// What this machine's kernel takes.
 fn here() -> Result<(Target, Support), Failure> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
-        .map_err(|error| Failure::lacking(format_args!("/proc/sys/kernel/osrelease: {error}")))?;
-    let release = release.trim();
-    let places = [format!("/boot/config-{release}"), format!("/lib/modules/{release}/config")];
-    let config = places.iter().find_map(|place| fs::read_to_string(place).ok()).ok_or_else(|| {
+    let release = this_machine::release();
+    let place = this_machine::config_place().ok_or_else(|| {
         Failure::lacking(format_args!(
-            "what Linux {release} was built with cannot be read: no {}",
-            places.join(", no ")
+            "what Linux {release} was built with cannot be read: there is no /boot/config-{release}"
         ))
         .next("leave --here out, and name the kernel with --kernel, --lsm and --modsig")
     })?;
-    let support = support(&config);
+    let support = support(&this_machine::parse_config(&place)?);
     let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
     let lsm = modules.trim().split(',').find_map(Lsm::from_name).unwrap_or(Lsm::None);
     // Which labels a module knows only it can tell: those it has a field for are taken.
-    let target = Target { lsm, lsm_labels: LsmLabels::Known, ..Target::kernel(language(release)) };
+    let target = Target { lsm, lsm_labels: LsmLabels::Known, ..Target::kernel(this_machine::nearest(&release)) };
     Ok((support.narrow(target), support))
 }
 
-/// The nearest language to that of a release, such as `6.1.0-49-amd64`; `dont_audit` and `fs_subtype=` came with 6.19.
-fn language(release: &str) -> KernelVersion {
-    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < (6, 12) {
-        KernelVersion::V6_1
-    } else if version < (6, 19) {
-        KernelVersion::V6_12
-    } else {
-        KernelVersion::Latest
-    }
-}
-
 /// What a kernel of this configuration supports.
-fn support(config: &str) -> Support {
-    let has = |option: &str| {
-        let mut options = config.lines().filter_map(|line| line.strip_prefix("CONFIG_")?.split_once('='));
-        options.any(|(name, value)| name == option && matches!(value, "y" | "m"))
-    };
-    let algorithms = [
-        ("CRYPTO_MD4", &[HashAlgorithm::Md4] as &[HashAlgorithm]),
-        ("CRYPTO_MD5", &[HashAlgorithm::Md5]),
-        ("CRYPTO_SHA1", &[HashAlgorithm::Sha1]),
-        ("CRYPTO_RMD160", &[HashAlgorithm::Rmd160]),
-        ("CRYPTO_SHA256", &[HashAlgorithm::Sha224, HashAlgorithm::Sha256]),
-        ("CRYPTO_SHA512", &[HashAlgorithm::Sha384, HashAlgorithm::Sha512]),
-        ("CRYPTO_WP512", &[HashAlgorithm::Wp256, HashAlgorithm::Wp384, HashAlgorithm::Wp512]),
-        ("CRYPTO_SM3", &[HashAlgorithm::Sm3]),
-        ("CRYPTO_SM3_GENERIC", &[HashAlgorithm::Sm3]),
-        ("CRYPTO_STREEBOG", &[HashAlgorithm::Streebog256, HashAlgorithm::Streebog512]),
-        ("CRYPTO_SHA3", &[HashAlgorithm::Sha3_256, HashAlgorithm::Sha3_384, HashAlgorithm::Sha3_512]),
-    ];
-    let built = algorithms.iter().filter(|(option, _)| has(option)).flat_map(|(_, algorithms)| *algorithms);
+fn support(config: &KernelConfig) -> Support {
     Support {
-        ima: has("IMA"),
-        appraise: has("IMA_APPRAISE"),
-        modsig: has("IMA_APPRAISE_MODSIG"),
-        verity: has("FS_VERITY"),
-        key_measurement: has("IMA_MEASURE_ASYMMETRIC_KEYS"),
-        lsm_rules: has("IMA_LSM_RULES"),
-        algorithms: built.copied().collect(),
+        ima: config.ima,
+        appraise: config.ima_appraise,
+        modsig: config.ima_appraise_modsig,
+        verity: config.fs_verity,
+        key_measurement: config.ima_measure_asymmetric_keys,
+        lsm_rules: config.ima_lsm_rules,
+        algorithms: config.hashes.iter().chain(config.hash_modules.iter()).collect(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use imara_format::hash::HashAlgorithm;
 
     #[test]
     fn a_kernels_configuration_says_what_it_supports() {
         let config = "CONFIG_IMA=y\n# CONFIG_IMA_APPRAISE_MODSIG is not set\nCONFIG_IMA_APPRAISE=y\nCONFIG_IMA_X=y\n\
              CONFIG_CRYPTO_SHA256=m\nCONFIG_FS_VERITY=n\nCONFIG_IMA_LSM_RULES=y\n";
-        let found = support(config);
+        let found = support(&KernelConfig::parse(config).unwrap());
         assert!(found.ima && found.appraise && found.lsm_rules);
         assert!(!found.modsig && !found.verity && !found.key_measurement);
-        assert_eq!(found.algorithms, [HashAlgorithm::Sha224, HashAlgorithm::Sha256].into_iter().collect());
-        assert!(!support("").ima);
-    }
-
-    #[test]
-    fn a_release_has_the_nearest_language() {
-        for (release, expected) in [
-            ("5.15.0-1-generic", KernelVersion::V6_1),
-            ("6.1.0-49-amd64", KernelVersion::V6_1),
-            ("6.12.117", KernelVersion::V6_12),
-            ("6.18.44-fc-v509", KernelVersion::V6_12),
-            ("6.19-rc1", KernelVersion::Latest),
-            ("7.0.0", KernelVersion::Latest),
-            ("", KernelVersion::V6_1),
-        ] {
-            assert_eq!(language(release), expected, "{release}");
-        }
+        assert!(found.algorithms.contains(HashAlgorithm::Sha256) && !found.algorithms.contains(HashAlgorithm::Sha512));
     }
 }
