@@ -334,6 +334,7 @@ fn rules(groups: &[Group], before: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use imara_format::kernel_config::DEBIAN;
     use imara_format::policy::{Policy, Target};
 
     fn told(line: &str, more: &str) -> Told {

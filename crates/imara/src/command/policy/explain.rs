@@ -2,14 +2,15 @@
 
 use super::target::Taker;
 use super::{SCHEMA, read_policy, shown_lines};
-use crate::command::CommandResult;
+use crate::command::{CommandResult, RuntimeDirectory};
+use crate::guard::control::{Request, ask};
 use crate::output::{Failure, Outcome, print, print_json};
 use clap::Args;
 use imara_engine::check::File as _;
 use imara_engine::policy::{CompiledPolicy, Decision, Why};
 use imara_engine::policy_difference::{Done, not_done};
 use imara_engine::policy_space::{FILE_SYSTEMS, LOOKUPS, Lookup, Witness, magics_of};
-use imara_format::policy::{Class, Func, Mask, Rule, Target, Uuid, parse_line};
+use imara_format::policy::{Class, Func, Mask, Policy, Rule, Target, Uuid, parse_line};
 use imara_linux::opened::OpenedFile;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 pub struct Explain {
     #[command(flatten)]
     taker: Taker,
-    /// The policy: a file, `-` for standard input, or `builtin:NAME`.
+    /// The policy: a file, `-` for standard input, or `builtin:NAME`; without one, the running guard's.
     policy: Option<PathBuf>,
     /// The hook that asks.
     #[arg(long, value_parser = func)]
@@ -71,6 +72,23 @@ pub struct Explain {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    runtime: RuntimeDirectory,
+}
+
+/// The policy in force in the running guard, each rule in the line that it has in its file.
+fn running(runtime_dir: &Path) -> Result<(PathBuf, Policy), Failure> {
+    let document = ask(runtime_dir, &Request::Policy).map_err(|failure| match failure.outcome {
+        Outcome::Lacking => failure.next("name a policy: a file, or a built-in one such as builtin:tcb"),
+        Outcome::Done | Outcome::Failed | Outcome::Usage => failure,
+    })?;
+    let mut rules = Vec::new();
+    for rule in document["rules"].as_array().into_iter().flatten() {
+        let text = rule["text"].as_str().unwrap_or_default();
+        let line = rule["line"].as_u64().and_then(|line| usize::try_from(line).ok()).unwrap_or(0);
+        rules.extend(parse_line(text.as_bytes(), line, &Target::guard()).map_err(Failure::failed)?);
+    }
+    Ok((document["policy"]["path"].as_str().unwrap_or_default().into(), Policy { rules }))
 }
 
 fn func(text: &str) -> Result<Func, String> {
@@ -106,13 +124,9 @@ impl Explain {
     /// # Errors
     /// The policy or the file cannot be read, or no such event can be.
     pub fn run(&self) -> CommandResult {
-        let path = self.policy.as_deref().ok_or_else(|| {
-            Failure::usage("no policy is named").next("name a file, or a built-in policy such as builtin:tcb")
-        })?;
         let (lookup, mask) = self.lookup()?;
         let witness = self.witness(lookup.func, mask)?;
-        let (target, _) = self.taker.target()?;
-        let policy = CompiledPolicy::new(read_policy(path, &target)?);
+        let (path, policy) = self.policy()?;
         let file = witness.file();
         let event = witness.event(&file);
         let decision = policy.decide_classes(&event, lookup.classes);
@@ -126,11 +140,20 @@ impl Explain {
             })
             .collect();
         if self.json {
-            print_json(&document(path, &witness, &rules, &decision, lookup, &policy));
+            print_json(&document(&path, &witness, &rules, &decision, lookup, &policy));
         } else {
             print(shown_lines(&for_people(&witness, &rules, &decision, lookup, &policy)));
         }
         Ok(Outcome::Done)
+    }
+
+    /// The policy named, else the running guard's, and where it came from.
+    fn policy(&self) -> Result<(PathBuf, CompiledPolicy), Failure> {
+        let (path, policy) = match &self.policy {
+            Some(path) => (path.clone(), read_policy(path, &self.taker.target()?.0)?),
+            None => running(&self.runtime.runtime_dir)?,
+        };
+        Ok((path, CompiledPolicy::new(policy)))
     }
 
     /// The hook and the access that it passes.
