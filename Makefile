@@ -54,6 +54,7 @@ bench: build
 	@bash benches/run
 
 fuzz:
+	@dist/setup build fuzz
 	@fuzz/run $(ARGS)
 
 ci:
