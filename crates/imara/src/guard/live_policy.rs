@@ -109,7 +109,10 @@ impl LivePolicy {
                 success: result.is_ok(),
             });
         }
-        result
+        result.map_err(|failure| Failure {
+            what: format!("{}; the policy before stays in force", failure.what),
+            ..failure
+        })
     }
 
     fn try_load(
@@ -178,7 +181,7 @@ impl LivePolicy {
         source.ask(checker)?;
         let replaced = guard.replace_policy(Arc::new(ActivePolicy::new(policy))).map_err(|error| {
             Failure::failed(format_args!("the kernel cannot be asked for what this policy needs: {error}"))
-                .next("the policy before is in force; see `imara status`")
+                .next("see `imara status`, and the kernel log")
         })?;
         if let Err(error) = source.remember_version(&self.demands) {
             notes.push(format!("its version cannot be kept, so an older one will not be refused: {error}"));

@@ -110,7 +110,7 @@ fn a_policy_that_is_wrong_or_would_stop_what_runs_leaves_the_one_before_in_force
     ] {
         let (status, output) = load(&scratch, &[&write_policy(&scratch, name, content)]);
         assert_eq!(status, Some(1), "{name}: {output}");
-        assert!(output.contains(said), "{name}: {output}");
+        assert!(output.contains(said) && output.contains("stays in force"), "{name}: {output}");
         same(&scratch);
     }
     let (status, output) = load(&scratch, &["/does/not/exist"]);
