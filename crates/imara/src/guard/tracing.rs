@@ -135,7 +135,15 @@ impl Tracing {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let file = create(wanted)?;
         let header = header(checker, &policy, started);
-        let writer = TraceWriter::new(BufWriter::new(file), &header).map_err(|error| failed(&error))?;
+        let discarded = |error: &io::Error| {
+            // Nothing was written that anybody could want.
+            let _ = std::fs::remove_file(&wanted.path);
+            failed(error)
+        };
+        // Written at once, so that a trace for which there is no room is not begun.
+        let writer = TraceWriter::new(BufWriter::new(file), &header)
+            .and_then(|mut writer| writer.flush().map(|()| writer))
+            .map_err(|error| discarded(&error))?;
         let shared = Arc::new(Shared::new(wanted.clone(), started));
         shared.bytes.store(writer.written(), Ordering::Relaxed);
         let (sender, receiver) = sync_channel(QUEUE);
@@ -144,9 +152,7 @@ impl Tracing {
         checker.set_trace(Some(Arc::new(Sink { sender, policy, shared: Arc::clone(&shared) })));
         let undo = |error: &io::Error| {
             checker.set_trace(None);
-            // Nothing was written that anybody could want.
-            let _ = std::fs::remove_file(&wanted.path);
-            failed(error)
+            discarded(error)
         };
         guard.ask_always(true).map_err(|error| undo(&error))?;
         let recorder = Recorder {

@@ -220,6 +220,36 @@ fn a_trace_ends_by_itself_and_replaces_a_file_only_by_force() {
 }
 
 #[test]
+fn a_trace_that_finds_no_room_ends_and_costs_nobody_an_access() {
+    let mut scratch = scratch!("a_trace_that_finds_no_room_ends_and_costs_nobody_an_access");
+    scratch.start();
+    let good = scratch.signed_program("good");
+    settle();
+    let small = scratch.path("small");
+    fs::create_dir(&small).unwrap();
+    must(command("mount").args(["-t", "tmpfs", "-o", "size=16k", "none"]).arg(&small));
+    let begun = scratch.begin("small/trace", &[]);
+    let ended = || scratch.status()["trace"]["ended"].as_str().unwrap_or_default().to_owned();
+    eventually("the disk is full", PATIENCE, || {
+        for number in 0..100 {
+            let path = scratch.on(&format!("a-name-that-is-long-enough-to-fill-{number}"));
+            fs::write(&path, "content").unwrap();
+            fs::remove_file(path).unwrap();
+        }
+        ended().starts_with("it cannot be written: No space left")
+    });
+    let (header, events) = TraceReader::new(File::open(small.join("trace")).unwrap()).unwrap();
+    let whole = events.map_while(Result::ok).count();
+    // With its disk full from the beginning none is begun, and nothing is left of it.
+    let again = scratch.begin("small/again", &[]);
+    let left = small.join("again").exists();
+    must(command("umount").arg("-l").arg(&small));
+    assert!(begun.is_ok() && header.mode == "enforce" && whole > 0, "{begun:?} {whole}");
+    assert!(again.as_ref().is_err_and(|said| said.contains("No space left")) && !left, "{again:?} {left}");
+    scratch.is_let_pass(&good);
+}
+
+#[test]
 fn a_trace_ends_with_the_policy_whose_rules_it_names() {
     let mut scratch = scratch!("a_trace_ends_with_the_policy_whose_rules_it_names");
     scratch.start();
