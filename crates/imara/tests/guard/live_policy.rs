@@ -454,3 +454,27 @@ fn a_mode_for_longer_than_can_be_counted_waits_all_the_same() {
     assert_eq!(rollback(&scratch)["to"], "log");
     must(&mut scratch.command(&["mode", "--confirm"]));
 }
+
+#[test]
+fn the_name_of_a_program_does_nothing_to_the_terminal_of_whoever_looks() {
+    let mut scratch = scratch!("the_name_of_a_program_does_nothing_to_the_terminal_of_whoever_looks");
+    let program = scratch.on("\u{1b}[2Jname");
+    copy("/bin/sleep", &program);
+    scratch.guard(UNSIGNED_PROGRAMS, "enforce");
+    let mut sleeper = start(command(&program).arg("60")).unwrap();
+    let strict = write_policy(&scratch, "strict", SIGNED_PROGRAMS);
+    let outputs = [
+        load(&scratch, &["--dry-run", &strict]).1,
+        load(&scratch, &[&strict]).1,
+        load(&scratch, &["--force", &strict]).1,
+        {
+            assert!(!runs(&program));
+            text(&scratch.imara(&["status"]).stdout)
+        },
+    ];
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    for output in outputs {
+        assert!(output.contains("[2Jname") && !output.contains('\u{1b}'), "{output:?}");
+    }
+}
