@@ -38,7 +38,8 @@ fn main() {
 /// Allows everything, until it is ended or two minutes have passed.
 fn listen(directory: &Path) -> ! {
     let group = PermissionGroup::open().expect("a permission group");
-    group.watch_filesystem(directory, Mask::OPEN.and(Mask::OPEN_EXEC)).expect("a mark");
+    let directory = File::open(directory).expect("the directory");
+    group.watch_filesystem(directory.as_fd(), Mask::OPEN.and(Mask::OPEN_EXEC)).expect("a mark");
     println!("ready");
     let mut buffer = EventBuffer::new(32);
     let start = Instant::now();

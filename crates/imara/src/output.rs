@@ -63,10 +63,15 @@ impl Failure {
 pub fn complain(failure: &Failure) {
     let mut stderr = std::io::stderr().lock();
     // Nothing is left to tell anybody when standard error is gone.
-    let _ = writeln!(stderr, "imara: {}", failure.what);
+    let _ = writeln!(stderr, "imara: {}", shown(&failure.what));
     if !failure.next.is_empty() {
-        let _ = writeln!(stderr, "       next: {}", failure.next);
+        let _ = writeln!(stderr, "       next: {}", shown(&failure.next));
     }
+}
+
+/// Without the control characters that a name may hold which somebody else has chosen.
+fn shown(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() && letter != '\n' { '\u{fffd}' } else { letter }).collect()
 }
 
 /// Writes to standard output; a reader that went away (`| head`) ends the program quietly, as tools do.

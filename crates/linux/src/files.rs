@@ -5,7 +5,7 @@
 
 use imara_engine::crypto::Hasher;
 use imara_format::hash::{Digest, HashAlgorithm};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -54,6 +54,21 @@ pub enum Xattr {
 /// [`OpenError`].
 pub fn open_regular(path: &Path) -> Result<OwnedFd, OpenError> {
     open_regular_at(CWD, path.as_os_str(), path).map(|(file, _)| file)
+}
+
+/// Opens a regular file for reading, by the kernel's own links of `/proc` if need be, where its file system is one of
+/// `devices`; `None` where it is another, which is not even asked: it may never answer.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open_regular_on(path: &Path, devices: impl Fn(u64) -> bool) -> io::Result<Option<OwnedFd>> {
+    let stat = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
+    let kind = FileType::from_raw_mode(stat.stx_mode.into());
+    if kind != FileType::RegularFile || !devices(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)) {
+        return Ok(None);
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(Some(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
 fn open_regular_at(directory: impl AsFd, name: &OsStr, path: &Path) -> Result<(OwnedFd, Stat), OpenError> {
@@ -374,6 +389,28 @@ mod tests {
         assert_eq!(fs::read_to_string(free).unwrap(), "new");
         assert_eq!(fs::read_to_string(taken).unwrap(), "old");
         assert!(!from.exists());
+    }
+
+    #[test]
+    fn what_is_on_another_file_system_or_no_regular_file_is_not_opened() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let [file, link] = ["file", "link"].map(|name| directory.path().join(name));
+        fs::write(&file, "content").unwrap();
+        symlink(&file, &link).unwrap();
+        let own = fs::metadata(&file).unwrap().dev();
+        for (path, device, opened) in [
+            (&*file, own, true),
+            (&link, own, true),
+            (&file, own + 1, false),
+            (directory.path(), own, false),
+            (Path::new("/proc/self/exe"), fs::metadata("/proc/self/exe").unwrap().dev(), true),
+            (Path::new("/dev/null"), fs::metadata("/dev/null").unwrap().dev(), false),
+        ] {
+            let file = open_regular_on(path, |found| found == device).unwrap();
+            assert_eq!(file.is_some(), opened, "{}", path.display());
+        }
+        assert!(open_regular_on(&directory.path().join("none"), |_| true).is_err());
     }
 
     #[test]

@@ -25,11 +25,13 @@ impl ProcessHandle {
 
     /// Waits until it has ended, but no longer than `patience`; whether it has.
     pub fn wait(&self, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
+        // Without an end where it is beyond what can be counted.
+        let until = Instant::now().checked_add(patience);
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-            match rustix::event::poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)) {
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+            let seconds = i64::try_from(left.as_secs()).ok();
+            let timeout = seconds.map(|tv_sec| Timespec { tv_sec, tv_nsec: left.subsec_nanos().into() });
+            match rustix::event::poll(&mut [PollFd::new(&self.0, PollFlags::IN)], timeout.as_ref()) {
                 Ok(0) => return false,
                 Ok(_) => return true,
                 // A signal, or a descriptor that cannot be polled, which no pidfd is.
@@ -76,7 +78,9 @@ mod tests {
         let handle = ProcessHandle::open(child.id().cast_signed()).unwrap();
         assert!(!handle.wait(Duration::from_millis(20)));
         handle.terminate().unwrap();
-        assert!(handle.wait(Duration::from_secs(10)));
+        for patience in [Duration::from_secs(10), Duration::from_secs(u64::MAX), Duration::MAX] {
+            assert!(handle.wait(patience));
+        }
         assert_eq!(child.wait().unwrap().code(), None);
         assert!(handle.kill().is_err());
         for none in [0, -1, i32::MAX] {

@@ -1,6 +1,7 @@
 //! `imara status`.
 
 use super::mode::seconds_from_now;
+use super::paths::printable;
 use super::{CommandResult, RuntimeDirectory};
 use crate::guard::answers::why_not_higher;
 use crate::guard::control::{Request, ask};
@@ -8,6 +9,7 @@ use crate::guard::rollback;
 use crate::output::{Failure, Outcome, print, print_json};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// Show what is going on: level, policy, counts, TPM, keys, and the last refusals.
 #[derive(clap::Args)]
@@ -61,7 +63,7 @@ fn without_guard(what: &str, next: &str) -> Value {
 
 fn text(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => printable(Path::new(text)),
         other => other.to_string(),
     }
 }

@@ -93,7 +93,7 @@ impl Answers {
         checker.set_mode(to);
         // What another mode let through must be asked about again.
         checker.cache().clear();
-        if let Some(guard) = &*self.guard.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Ok(guard) = self.guard() {
             guard.ask_again_all().map_err(Failure::failed)?;
         }
         Ok(json!({ "schema": 1, "from": from.name(), "mode": to.name() }))
@@ -103,8 +103,8 @@ impl Answers {
         let counts = checker.log().counts();
         let counters = &checker.counters;
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let (watch, events) = guard.as_ref().map_or((json!([]), json!({})), |guard| {
+        let guard = self.guard().ok();
+        let (watch, events) = guard.map_or((json!([]), json!({})), |guard| {
             let watch: Vec<Value> = guard
                 .filesystems()
                 .into_iter()

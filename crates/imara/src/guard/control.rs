@@ -198,6 +198,18 @@ mod tests {
     }
 
     #[test]
+    fn a_request_with_a_field_that_is_not_known_is_refused() {
+        for (request, good) in [
+            (r#"{"command":"load-policy","path":null,"placement":"as-kernel","dry_run":true,"force":false}"#, true),
+            (r#"{"command":"load-policy","placement":"replace","dry_run":false,"force":false,"dry-run":true}"#, false),
+            (r#"{"command":"trace","path":"/t","seconds":1,"most":1,"force":false}"#, true),
+            (r#"{"command":"trace","path":"/t","seconds":1,"most":1,"force":false,"uid":0}"#, false),
+        ] {
+            assert_eq!(serde_json::from_str::<Request>(request).is_ok(), good, "{request}");
+        }
+    }
+
+    #[test]
     fn without_a_guard_the_next_step_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let failure = ask(directory.path(), &Request::Status).unwrap_err();

@@ -24,18 +24,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct LivePolicy {
     demands: Demands,
     in_force: Mutex<InForce>,
+    /// Policies are loaded one after the other. That takes as long as hashing what is running, for which nobody else waits.
+    loading: Mutex<()>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct InForce {
-    source: PolicySource,
-    since: u64,
+    path: PathBuf,
+    about: Value,
     /// Loads since the guard started.
     loads: u32,
 }
 
-/// How a policy is to be loaded.
+/// How a policy is to be loaded. A field that this guard does not know could be what keeps it from being loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Load {
     /// The file; `None` reads again the one that is in force.
     pub path: Option<PathBuf>,
@@ -63,13 +66,20 @@ pub enum Placement {
 impl LivePolicy {
     /// The policy that the guard started with.
     pub fn new(source: PolicySource, demands: Demands) -> Self {
-        Self { demands, in_force: Mutex::new(InForce { source, since: now(), loads: 0 }) }
+        Self {
+            demands,
+            in_force: Mutex::new(InForce { about: about(&source, now()), path: source.path, loads: 0 }),
+            loading: Mutex::default(),
+        }
     }
 
     /// Where it came from, for `imara status`.
     pub fn about(&self) -> Value {
-        let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        about(&in_force.source, in_force.since)
+        self.in_force().about
+    }
+
+    fn in_force(&self) -> InForce {
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Every rule, with how often it decided.
@@ -94,10 +104,10 @@ impl LivePolicy {
     /// # Errors
     /// [`Failure`]; the policy before is in force then.
     pub fn load(&self, checker: &Checker, guard: &Guard, load: &Load) -> Result<Value, Failure> {
-        // One load after the other; nobody who decides needs this lock.
-        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = load.path.clone().unwrap_or_else(|| in_force.source.path.clone());
-        let result = self.try_load(checker, guard, load, &mut in_force, &path);
+        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_force = self.in_force();
+        let path = load.path.clone().unwrap_or_else(|| in_force.path.clone());
+        let result = self.try_load(checker, guard, load, in_force, &path);
         if !load.dry_run {
             let cause = if result.is_ok() { "completed" } else { "failed" };
             let task: TaskIdentity = OpeningTask::new(std::process::id().cast_signed()).identity();
@@ -120,7 +130,7 @@ impl LivePolicy {
         checker: &Checker,
         guard: &Guard,
         load: &Load,
-        in_force: &mut InForce,
+        in_force: InForce,
         path: &std::path::Path,
     ) -> Result<Value, Failure> {
         let source = PolicySource::read(path, checker.keys(), &self.demands)?;
@@ -157,14 +167,16 @@ impl LivePolicy {
             "placement": if appends { "append" } else { "replace" },
             "mode": checker.mode().name(),
             "rules": count,
-            "before": { "rules": was, "policy": about(&in_force.source, in_force.since) },
+            "before": { "rules": was, "policy": in_force.about },
             "running": running,
             "asked_again": asked_again,
             "notes": notes,
         });
-        document["policy"] = about(&source, now());
+        let about = about(&source, now());
+        document["policy"] = about.clone();
         if !load.dry_run {
-            *in_force = InForce { source, since: now(), loads: in_force.loads.saturating_add(1) };
+            let loads = in_force.loads.saturating_add(1);
+            *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = InForce { path: source.path, about, loads };
         }
         Ok(document)
     }

@@ -16,7 +16,7 @@ use imara_engine::policy::FileFacts;
 use imara_format::hash::{Digest, HashAlgorithm, to_hex};
 use imara_format::label::Label;
 use imara_format::policy::{Func, Mask, Policy, Rule, Target, TemplateName, stated_version};
-use imara_linux::files::{self, Xattr};
+use imara_linux::files::{self, OpenError, Xattr};
 use imara_linux::opened::{OpenedFile, OpeningTask};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -27,6 +27,8 @@ use std::path::{Path, PathBuf};
 
 /// The largest policy that is read, in bytes.
 const MOST: u64 = 64 << 20;
+/// The largest detached signature, which is a label's value.
+const MOST_OF_SIGNATURE: u64 = 64 << 10;
 
 /// A policy that was read, and may be put in force.
 #[derive(Debug)]
@@ -73,12 +75,7 @@ impl PolicySource {
     pub fn read(path: &Path, keys: &Keyring, demands: &Demands) -> Result<Self, Failure> {
         let shown = path.display();
         let failed = |error: &dyn std::fmt::Display| Failure::failed(format_args!("{shown}: {error}"));
-        let file = File::open(path).map_err(|error| failed(&error))?;
-        let mut text = Vec::new();
-        (&file).take(MOST + 1).read_to_end(&mut text).map_err(|error| failed(&error))?;
-        if text.len() as u64 > MOST {
-            return Err(failed(&format_args!("longer than {MOST} bytes, which no policy is")));
-        }
+        let (file, text) = read_regular(path, MOST).map_err(|error| failed(&error))?;
         let policy = parse(path, &text)?;
         let version = stated_version(&text).map_err(|error| failed(&error))?;
         let digest = crypto::hash(HashAlgorithm::Sha256, &[&text]).map_err(Failure::failed)?;
@@ -204,6 +201,21 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
+/// Reads a regular file, by links if need be: the guard must not wait for whoever is at the other end of a pipe.
+fn read_regular(path: &Path, most: u64) -> io::Result<(File, Vec<u8>)> {
+    let file = files::open_regular(&std::fs::canonicalize(path)?).map_err(|error| match error {
+        OpenError::System { error, .. } => error,
+        OpenError::NotRegular { found, .. } => io::Error::other(format!("not a regular file but {found}")),
+    })?;
+    let file = File::from(file);
+    let mut content = Vec::new();
+    (&file).take(most + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > most {
+        return Err(io::Error::other(format!("longer than {most} bytes")));
+    }
+    Ok((file, content))
+}
+
 /// The key of a good signature over the text; `None` where it is not signed.
 fn signer(path: &Path, file: &File, text: &[u8], keys: &Keyring) -> Result<Option<[u8; 4]>, Failure> {
     let failed = |what: &dyn std::fmt::Display| {
@@ -216,8 +228,8 @@ fn signer(path: &Path, file: &File, text: &[u8], keys: &Keyring) -> Result<Optio
     };
     let label = match label {
         Some(label) => label,
-        None => match std::fs::read(signature_file(path)) {
-            Ok(label) => label,
+        None => match read_regular(&signature_file(path), MOST_OF_SIGNATURE) {
+            Ok((_, label)) => label,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(&error)),
         },

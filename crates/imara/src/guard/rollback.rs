@@ -12,13 +12,14 @@
 use super::control::{Request, ask};
 use crate::output::Failure;
 use imara_linux::process_handle::{ProcessHandle, leave_session};
+use imara_linux::sys::process::block_termination;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The mode's switch that waits for its confirmation, or how the last one ended.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -71,7 +72,8 @@ pub fn state(directory: &Path) -> Option<Rollback> {
 }
 
 fn waits(directory: &Path) -> bool {
-    File::open(directory.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err())
+    // Shared, so that two who look at the same time do not take each other for the one who waits.
+    File::open(directory.join(LOCK)).is_ok_and(|lock| lock.try_lock_shared().is_err())
 }
 
 /// Starts the second process; on return nothing but [`confirm`] keeps it from rolling back.
@@ -114,24 +116,17 @@ pub fn arm(directory: &Path, guard: i32, from: &str, to: &str, after: Duration) 
 /// # Errors
 /// What keeps it from waiting; it has said so on standard output.
 pub fn wait(arguments: &Arguments) -> Result<(), Failure> {
-    let (guard, lock) = prepare(arguments).inspect_err(|failure| {
+    let (guard, lock, mut state) = prepare(arguments).inspect_err(|failure| {
         println!("{}", failure.what);
     })?;
-    let mut state = Rollback {
-        pid: std::process::id().cast_signed(),
-        guard: arguments.guard,
-        from: arguments.from.clone(),
-        to: arguments.to.clone(),
-        at: now().saturating_add(arguments.seconds),
-        ended: None,
-    };
-    write(&arguments.runtime_dir, &state)?;
     println!("{ARMED}");
     if guard.wait(Duration::from_secs(arguments.seconds)) {
         // There is nobody left to roll back, and nothing is refused.
         let _ = std::fs::remove_file(arguments.runtime_dir.join(STATE));
         return Ok(());
     }
+    // Who confirms from now on is told that it was too late, and how it ended. Before the thread, which must have it, too.
+    block_termination();
     let (sender, answer) = std::sync::mpsc::channel();
     let (directory, mode) = (arguments.runtime_dir.clone(), arguments.to.clone());
     // In a thread of its own: even connecting can wait for a guard that takes no connections.
@@ -149,7 +144,7 @@ pub fn wait(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn prepare(arguments: &Arguments) -> Result<(ProcessHandle, File), Failure> {
+fn prepare(arguments: &Arguments) -> Result<(ProcessHandle, File, Rollback), Failure> {
     // Fails where it leads a session already, which is as good.
     let _ = leave_session();
     let guard = ProcessHandle::open(arguments.guard)
@@ -162,8 +157,24 @@ fn prepare(arguments: &Arguments) -> Result<(ProcessHandle, File), Failure> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
-    lock.try_lock().map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
-    Ok((guard, lock))
+    // Whoever looks whether it is locked holds it for a moment.
+    let begun = Instant::now();
+    while let Err(error) = lock.try_lock() {
+        if begun.elapsed() > Duration::from_secs(1) {
+            return Err(Failure::failed(format_args!("{}: {error}", path.display())));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let state = Rollback {
+        pid: std::process::id().cast_signed(),
+        guard: arguments.guard,
+        from: arguments.from.clone(),
+        to: arguments.to.clone(),
+        at: now().saturating_add(arguments.seconds),
+        ended: None,
+    };
+    write(&arguments.runtime_dir, &state)?;
+    Ok((guard, lock, state))
 }
 
 fn write(directory: &Path, state: &Rollback) -> Result<(), Failure> {
@@ -193,7 +204,8 @@ pub fn confirm(directory: &Path) -> Result<Option<Rollback>, Failure> {
         return Ok(None);
     }
     process.terminate().map_err(|error| failed(&error))?;
-    if !process.wait(PATIENCE) {
+    // Where it is about to roll back it comes to its end first, which takes as long as the guard may take to answer.
+    if !process.wait(2 * PATIENCE) {
         return Err(failed(&"it does not end").next(format_args!("kill -9 {}", waiting.pid)));
     }
     // It may have come to its end just before.
@@ -211,4 +223,24 @@ pub fn confirm(directory: &Path) -> Result<Option<Rollback>, Failure> {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_whether_somebody_waits_is_not_taken_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        File::create(directory.path().join(LOCK)).unwrap();
+        let look = || (0..20_000).filter(|_| waits(directory.path())).count();
+        let seen: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(look)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(seen, 0);
+        let lock = OpenOptions::new().write(true).open(directory.path().join(LOCK)).unwrap();
+        lock.lock().unwrap();
+        assert!(waits(directory.path()));
+    }
 }

@@ -6,6 +6,7 @@ use imara_engine::check::{Checker, File, Hook};
 use imara_engine::explain::explain;
 use imara_engine::policy::{CompiledPolicy, Event};
 use imara_format::policy::{Func, Mask};
+use imara_linux::files;
 use imara_linux::hooks::fanotify::Guard;
 use imara_linux::opened::{OpenedFile, OpeningTask};
 use serde::Serialize;
@@ -54,14 +55,14 @@ pub fn judge(checker: &Checker, policy: &CompiledPolicy, guard: &Guard) -> Runni
                 continue;
             }
             // A process that has ended, or a mapping that is gone, runs no longer.
-            let Ok(file) = std::fs::File::open(&place) else {
+            let Ok(Some(file)) = files::open_regular_on(&place, |device| guard.watches(device)) else {
                 continue;
             };
             let Ok(opened) = OpenedFile::new(file.as_fd()) else {
                 continue;
             };
             let id = opened.id();
-            if !guard.watches(id.device) || !seen.insert((id, func)) {
+            if !seen.insert((id, func)) {
                 continue;
             }
             if begun.elapsed() > PATIENCE {

@@ -34,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What kind of trace is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Wanted {
     /// The file, by its whole path.
     pub path: PathBuf,
@@ -134,7 +135,15 @@ impl Tracing {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let file = create(wanted)?;
         let header = header(checker, &policy, started);
-        let writer = TraceWriter::new(BufWriter::new(file), &header).map_err(|error| failed(&error))?;
+        let discarded = |error: &io::Error| {
+            // Nothing was written that anybody could want.
+            let _ = std::fs::remove_file(&wanted.path);
+            failed(error)
+        };
+        // Written at once, so that a trace for which there is no room is not begun.
+        let writer = TraceWriter::new(BufWriter::new(file), &header)
+            .and_then(|mut writer| writer.flush().map(|()| writer))
+            .map_err(|error| discarded(&error))?;
         let shared = Arc::new(Shared::new(wanted.clone(), started));
         shared.bytes.store(writer.written(), Ordering::Relaxed);
         let (sender, receiver) = sync_channel(QUEUE);
@@ -143,9 +152,7 @@ impl Tracing {
         checker.set_trace(Some(Arc::new(Sink { sender, policy, shared: Arc::clone(&shared) })));
         let undo = |error: &io::Error| {
             checker.set_trace(None);
-            // Nothing was written that anybody could want.
-            let _ = std::fs::remove_file(&wanted.path);
-            failed(error)
+            discarded(error)
         };
         guard.ask_always(true).map_err(|error| undo(&error))?;
         let recorder = Recorder {
@@ -153,8 +160,7 @@ impl Tracing {
             receiver,
             shared: Arc::clone(&shared),
             until,
-            checker: Arc::downgrade(checker),
-            guard: Arc::downgrade(guard),
+            told: Told { checker: Arc::downgrade(checker), guard: Arc::downgrade(guard) },
         };
         let thread =
             std::thread::Builder::new().name("trace".into()).spawn(move || recorder.run()).map_err(|error| {
@@ -286,8 +292,32 @@ struct Recorder {
     receiver: Receiver<Event>,
     shared: Arc<Shared>,
     until: Option<Instant>,
+    told: Told,
+}
+
+/// Who tells the trace. Dropped, they no longer do, whatever becomes of the thread that writes.
+struct Told {
     checker: Weak<Checker>,
     guard: Weak<Guard>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Told {
+    /// Nothing is told from now on; what has been is still to be written.
+    fn close(&self) {
+        if let Some(checker) = self.checker.upgrade() {
+            checker.set_trace(None);
+        }
+        if let Some(guard) = self.guard.upgrade() {
+            // What is asked about needlessly costs time and nothing else.
+            let _ = guard.ask_always(false);
+        }
+    }
 }
 
 impl Recorder {
@@ -299,7 +329,7 @@ impl Recorder {
             }
             if !closed && self.shared.why.get().is_some() {
                 closed = true;
-                self.close();
+                self.told.close();
             }
             // A killed guard leaves what has been flushed: all, but under load.
             let next = self.receiver.try_recv().or_else(|error| match error {
@@ -320,17 +350,6 @@ impl Recorder {
         let why = self.shared.why.get().map_or("", String::as_str);
         // Nobody is left to be told that the very end could not be written; without one the trace reads as cut off.
         let _ = self.writer.finish_because(why);
-    }
-
-    /// Nothing is told from now on; what has been is still to be written.
-    fn close(&self) {
-        if let Some(checker) = self.checker.upgrade() {
-            checker.set_trace(None);
-        }
-        if let Some(guard) = self.guard.upgrade() {
-            // What is asked about needlessly costs time and nothing else.
-            let _ = guard.ask_always(false);
-        }
     }
 
     fn write(&mut self, event: &Event) {
@@ -435,19 +454,51 @@ mod tests {
         }
         sink.record(&rules("audit\n"), event);
         drop(sink);
-        let (checker, guard) = (Weak::new(), Weak::new());
-        Recorder { writer, receiver, shared: Arc::clone(&shared), until: None, checker, guard }.run();
-        let told = shared.to_json(false);
-        assert_eq!((&told["events"], &told["lost"]), (&json!(2), &json!(3)));
-        assert_eq!(told["ended"], "another policy came into force");
+        let told = Told { checker: Weak::new(), guard: Weak::new() };
+        Recorder { writer, receiver, shared: Arc::clone(&shared), until: None, told }.run();
+        let shown = shared.to_json(false);
+        assert_eq!((&shown["events"], &shown["lost"]), (&json!(2), &json!(3)));
+        assert_eq!(shown["ended"], "another policy came into force");
         let (found, mut reader) = TraceReader::new(File::open(&wanted.path).unwrap()).unwrap();
         let times: Vec<u64> = reader.by_ref().map(|event| event.unwrap().time).collect();
         assert_eq!((found, times, reader.lost()), (header, vec![0, 1], 3));
         assert_eq!(reader.ended(), Some("another policy came into force"));
         assert_eq!(
-            told["bytes"].as_u64().unwrap() + 2 + "another policy came into force".len() as u64,
+            shown["bytes"].as_u64().unwrap() + 2 + "another policy came into force".len() as u64,
             std::fs::metadata(&wanted.path).unwrap().len()
         );
+    }
+
+    #[test]
+    fn whatever_becomes_of_the_thread_that_writes_nothing_is_told_any_more() {
+        struct Nowhere;
+        impl imara_engine::measure::Store for Nowhere {
+            fn append(&mut self, _: &[u8]) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (audit, _, _) = crate::guard::audit_log::AuditLog::open(&directory.path().join("audit")).unwrap();
+        let log = imara_engine::measure::MeasurementLog::new(Box::new(Nowhere), None, HashAlgorithm::Sha256, 10);
+        let checker = Arc::new(Checker::new(
+            CompiledPolicy::new(Policy::default()),
+            imara_engine::keyring::Keyring::new(),
+            Arc::new(log.unwrap()),
+            imara_format::template::Template::built_in("ima-ng").unwrap().clone(),
+            imara_engine::check::Mode::Log,
+            Box::new(audit),
+        ));
+        let wanted = Wanted { path: directory.path().join("trace"), seconds: None, most: 1, force: false };
+        let (sender, _receiver) = sync_channel(1);
+        let shared = Arc::new(Shared::new(wanted, 1));
+        checker.set_trace(Some(Arc::new(Sink { sender, policy: checker.policy(), shared: Arc::clone(&shared) })));
+        let told = Told { checker: Arc::downgrade(&checker), guard: Weak::new() };
+        let thread = std::thread::spawn(move || {
+            let _told = told;
+            panic!("a bug");
+        });
+        assert!(thread.join().is_err());
+        assert_eq!(Arc::strong_count(&shared), 1, "nobody holds the sink");
     }
 
     #[test]

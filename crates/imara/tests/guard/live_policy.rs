@@ -322,3 +322,159 @@ fn a_guard_that_hangs_does_not_keep_the_mode_from_going_back() {
         fs::read_to_string(run.join("rollback.json")).is_ok_and(|state| state.contains("did not answer"))
     });
 }
+
+/// Runs a command in a thread of its own, for what may hang.
+fn in_background(mut command: std::process::Command) -> std::process::Child {
+    start(command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null())).unwrap()
+}
+
+#[test]
+fn what_is_no_file_is_no_policy_and_holds_up_nobody() {
+    let mut scratch = scratch!("what_is_no_file_is_no_policy_and_holds_up_nobody");
+    scratch.guard(UNSIGNED_PROGRAMS, "enforce");
+    let (fifo, policy) = (scratch.path("fifo"), write_policy(&scratch, "policy-with-fifo", SIGNED_PROGRAMS));
+    must(command("mkfifo").arg(&fifo).arg(scratch.path("policy-with-fifo.sig")));
+    for (path, said) in [(fifo.to_str().unwrap(), "not a regular file"), (&policy, "not a regular file")] {
+        let (status, output) = load(&scratch, &[path]);
+        assert!(status == Some(1) && output.contains(said), "{path}: {output}");
+    }
+    let large = write_policy(&scratch, "large", SIGNED_PROGRAMS);
+    std::fs::File::create(scratch.path("large.sig")).and_then(|file| file.set_len(1 << 40)).unwrap();
+    let (status, output) = load(&scratch, &[&large]);
+    assert!(status == Some(1) && output.contains("longer than"), "{output}");
+    assert!(scratch.alive());
+}
+
+#[test]
+fn whoever_asks_or_switches_the_mode_does_not_wait_for_a_policy_that_is_being_loaded() {
+    let mut scratch = scratch!("whoever_asks_or_switches_the_mode_does_not_wait_for_a_policy_that_is_being_loaded");
+    // Hashing it takes a while, and it is judged before the load, as it runs.
+    let running = scratch.on("running");
+    copy("/bin/sleep", &running);
+    must(command("truncate").args(["--size", "3G"]).arg(&running));
+    scratch.guard("measure func=FILE_CHECK uid=4242\n", "log");
+    let mut sleeper = start(command(&running).arg("60")).unwrap();
+    let policy = write_policy(&scratch, "next", "appraise func=BPRM_CHECK\n");
+    let mut loading = in_background(scratch.command(&["policy", "load", &policy]));
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = std::time::Instant::now();
+    assert_eq!(scratch.status()["policy"]["rules"], 1);
+    scratch.switch("off");
+    assert_eq!(rules(&scratch).len(), 1);
+    let took = begun.elapsed();
+    assert!(loading.try_wait().unwrap().is_none(), "it was not being loaded any more, after {took:?}");
+    assert_eq!(ended(&mut loading, PATIENCE).and_then(|status| status.code()), Some(0));
+    assert_eq!(mode(&scratch), "off");
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+}
+
+/// Makes a program name another as its interpreter.
+fn set_interpreter(path: &Path, interpreter: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let number = |at: usize, length: usize| {
+        bytes[at..at + length].iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+    };
+    let (table, size, count) = (number(32, 8), number(54, 2), number(56, 2));
+    let header = (0..count).map(|index| table + index * size).find(|at| number(*at, 4) == 3).unwrap();
+    let name = [interpreter.to_str().unwrap().as_bytes(), b"\0"].concat();
+    let (offset, length) = (bytes.len() as u64, name.len() as u64);
+    bytes[header + 8..header + 16].copy_from_slice(&offset.to_le_bytes());
+    bytes[header + 32..header + 40].copy_from_slice(&length.to_le_bytes());
+    bytes.extend(name);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_program_from_before_a_replacement_excuses_no_interpreter_after_it() {
+    let mut scratch = scratch!("a_program_from_before_a_replacement_excuses_no_interpreter_after_it");
+    let strict = write_policy(&scratch, "strict", SIGNED_PROGRAMS);
+    for (mode, rules) in [("enforce", UNSIGNED_PROGRAMS), ("log", SIGNED_PROGRAMS)] {
+        let (program, interpreter) = (scratch.program(&format!("{mode}-program")), scratch.program(mode));
+        set_interpreter(&program, &interpreter);
+        // Long to hash, so that it is judged while the rules, or the mode, change.
+        must(command("truncate").args(["--size", "2G"]).arg(&program));
+        scratch.guard(rules, mode);
+        let mut shell = command("sh");
+        shell.arg("-c").arg(&program);
+        let mut slow = in_background(shell);
+        std::thread::sleep(Duration::from_millis(300));
+        match mode {
+            "log" => scratch.switch("enforce"),
+            _ => assert_eq!(load(&scratch, &[&strict, "--force"]).0, Some(0)),
+        }
+        assert!(slow.try_wait().unwrap().is_none(), "{mode}: it has been judged too soon");
+        // What becomes of it is all the same; its interpreter is no program.
+        assert!(ended(&mut slow, PATIENCE).is_some());
+        assert!(!runs(&interpreter), "{mode}");
+        scratch.stop();
+    }
+}
+
+#[test]
+fn a_file_system_is_guarded_by_the_next_policy_too_when_another_is_mounted_over_it() {
+    let mut scratch = scratch!("a_file_system_is_guarded_by_the_next_policy_too_when_another_is_mounted_over_it");
+    scratch.data("data", 0);
+    settle();
+    let beside = scratch.path("beside");
+    fs::create_dir(&beside).unwrap();
+    must(command("mount").arg("--bind").arg(&scratch.mnt).arg(&beside));
+    scratch.guard(UNSIGNED_PROGRAMS, "enforce");
+    must(command("mount").args(["-t", "tmpfs", "none"]).arg(&scratch.mnt));
+    let policy = write_policy(&scratch, "files", "appraise func=FILE_CHECK appraise_type=imasig\n");
+    let loaded = load(&scratch, &[&policy]);
+    let refused = !opens(&beside.join("data"));
+    fs::write(scratch.on("above"), "not watched\n").unwrap();
+    let above = opens(&scratch.on("above"));
+    must(command("umount").arg(&scratch.mnt));
+    scratch.stop();
+    must(command("umount").arg(&beside));
+    assert!(loaded.0 == Some(0) && refused && above, "{loaded:?} {refused} {above}");
+}
+
+#[test]
+fn a_confirmation_that_comes_while_the_mode_goes_back_is_too_late_and_says_so() {
+    let mut scratch = scratch!("a_confirmation_that_comes_while_the_mode_goes_back_is_too_late_and_says_so");
+    scratch.guard(SIGNED_PROGRAMS, "log");
+    must(&mut scratch.command(&["mode", "enforce", "--for", "1s"]));
+    signal("STOP", scratch.pid());
+    std::thread::sleep(Duration::from_secs(2));
+    let confirmed = scratch.imara(&["mode", "--confirm"]);
+    let said = text(&confirmed.stderr);
+    assert!(confirmed.status.code() == Some(1) && said.contains("did not answer and was ended"), "{confirmed:?}");
+    assert!(scratch.guards.last().unwrap().end().is_some(), "the guard that hangs is still there");
+}
+
+#[test]
+fn a_mode_for_longer_than_can_be_counted_waits_all_the_same() {
+    let mut scratch = scratch!("a_mode_for_longer_than_can_be_counted_waits_all_the_same");
+    scratch.guard(SIGNED_PROGRAMS, "log");
+    must(&mut scratch.command(&["mode", "enforce", "--for", "18446744073709551615s"]));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(rollback(&scratch)["to"], "log");
+    must(&mut scratch.command(&["mode", "--confirm"]));
+}
+
+#[test]
+fn the_name_of_a_program_does_nothing_to_the_terminal_of_whoever_looks() {
+    let mut scratch = scratch!("the_name_of_a_program_does_nothing_to_the_terminal_of_whoever_looks");
+    let program = scratch.on("\u{1b}[2Jname");
+    copy("/bin/sleep", &program);
+    scratch.guard(UNSIGNED_PROGRAMS, "enforce");
+    let mut sleeper = start(command(&program).arg("60")).unwrap();
+    let strict = write_policy(&scratch, "strict", SIGNED_PROGRAMS);
+    let outputs = [
+        load(&scratch, &["--dry-run", &strict]).1,
+        load(&scratch, &[&strict]).1,
+        load(&scratch, &["--force", &strict]).1,
+        {
+            assert!(!runs(&program));
+            text(&scratch.imara(&["status"]).stdout)
+        },
+    ];
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    for output in outputs {
+        assert!(output.contains("[2Jname") && !output.contains('\u{1b}'), "{output:?}");
+    }
+}

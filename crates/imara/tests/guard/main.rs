@@ -6,6 +6,7 @@
 #[macro_use]
 mod scratch;
 mod live_policy;
+mod trace;
 
 use imara_engine::crypto;
 use imara_format::hash::HashAlgorithm;

@@ -119,7 +119,8 @@ struct Shared {
     large: Mutex<SyncSender<PermissionEvent>>,
     leases: Mutex<Leases>,
     lease_thread: AtomicI32,
-    /// Grows when all marks are dropped; a decision from before sets none. Marks are set under the read lock.
+    /// Grows when all marks are dropped; a decision from before sets none. Marks and interpreters are set under the read
+    /// lock.
     generation: RwLock<u64>,
     /// Policies are replaced one after the other.
     replacing: Mutex<()>,
@@ -223,7 +224,7 @@ impl Guard {
         for watched in &shared.watched {
             shared
                 .group
-                .watch_filesystem(&watched.path, shared.wanted(&shared.checker.policy()))
+                .watch_filesystem(watched.directory.as_fd(), shared.wanted(&shared.checker.policy()))
                 .map_err(|error| GuardError::Path { path: watched.path.clone(), error })?;
         }
         Ok(guard)
@@ -277,9 +278,7 @@ impl Guard {
     /// # Errors
     /// What fanotify_mark(2) says.
     pub fn ask_again_all(&self) -> io::Result<()> {
-        let mut generation = self.shared.generation.write().unwrap_or_else(PoisonError::into_inner);
-        *generation += 1;
-        self.shared.group.ask_again_all()
+        self.shared.ask_again_all()
     }
 
     /// Puts another policy in force and returns the one before. The kernel is asked about more before it is, and about less
@@ -298,11 +297,11 @@ impl Guard {
         let undo = |added: &[Watched]| {
             for watched in added {
                 // What is asked about needlessly costs time and nothing else.
-                let _ = shared.group.unwatch_filesystem(&watched.path, to_ask.without(asked));
+                let _ = shared.group.unwatch_filesystem(watched.directory.as_fd(), to_ask.without(asked));
             }
         };
         for (index, watched) in shared.watched.iter().enumerate() {
-            if let Err(error) = shared.group.watch_filesystem(&watched.path, to_ask) {
+            if let Err(error) = shared.group.watch_filesystem(watched.directory.as_fd(), to_ask) {
                 undo(&shared.watched[..index]);
                 return Err(error);
             }
@@ -312,18 +311,15 @@ impl Guard {
         let asked_again = !filesystems.values().all(|filesystem| alike_on(filesystem, &before, &policy));
         shared.checker.replace_policy(policy);
         drop(filesystems);
-        if asked_again {
-            lock(&shared.interpreters).clear();
-            if let Err(error) = self.ask_again_all() {
-                shared.checker.replace_policy(before);
-                // Marks that the new policy may have set meanwhile go with the generation.
-                let _ = self.ask_again_all();
-                undo(&shared.watched);
-                return Err(error);
-            }
+        if asked_again && let Err(error) = self.ask_again_all() {
+            shared.checker.replace_policy(before);
+            // Marks that the new policy may have set meanwhile go with the generation.
+            let _ = self.ask_again_all();
+            undo(&shared.watched);
+            return Err(error);
         }
         for watched in &shared.watched {
-            let _ = shared.group.unwatch_filesystem(&watched.path, asked.without(to_ask));
+            let _ = shared.group.unwatch_filesystem(watched.directory.as_fd(), asked.without(to_ask));
         }
         Ok(Replaced { before, asked_again })
     }
@@ -336,12 +332,16 @@ impl Guard {
     pub fn ask_always(&self, always: bool) -> io::Result<()> {
         let shared = &self.shared;
         let _one_at_a_time = lock(&shared.replacing);
+        if always && shared.stopping.load(Ordering::SeqCst) {
+            // Nobody would answer.
+            return Err(io::Error::other("the guard is ending"));
+        }
         let extra = EVERYTHING.without(wanted(&shared.checker.policy()));
         let stop = || {
             shared.ask_always.store(false, Ordering::SeqCst);
             for watched in shared.watched.iter().filter(|_| !extra.is_none()) {
                 // What is asked about needlessly costs time and nothing else.
-                let _ = shared.group.unwatch_filesystem(&watched.path, extra);
+                let _ = shared.group.unwatch_filesystem(watched.directory.as_fd(), extra);
             }
         };
         if !always {
@@ -349,7 +349,7 @@ impl Guard {
             return Ok(());
         }
         shared.ask_always.store(true, Ordering::SeqCst);
-        let watch = |watched: &Watched| shared.group.watch_filesystem(&watched.path, EVERYTHING);
+        let watch = |watched: &Watched| shared.group.watch_filesystem(watched.directory.as_fd(), EVERYTHING);
         shared.watched.iter().try_for_each(watch).and_then(|()| self.ask_again_all()).inspect_err(|_| stop())
     }
 
@@ -362,7 +362,7 @@ impl Guard {
         let _none_replaces = lock(&shared.replacing);
         for watched in &shared.watched {
             // The group is closed next, which takes every mark away.
-            let _ = shared.group.unwatch_filesystem(&watched.path, shared.wanted(&shared.checker.policy()));
+            let _ = shared.group.unwatch_filesystem(watched.directory.as_fd(), shared.wanted(&shared.checker.policy()));
         }
         if let Some(workers) = lock(&self.workers).take() {
             workers.stop();
@@ -511,6 +511,14 @@ impl Shared {
             && program(&format!("/proc/{}/exe", task.tid)) == self.program
     }
 
+    /// Drops every mark, and what programs named as their interpreters. A decision from before adds neither.
+    fn ask_again_all(&self) -> io::Result<()> {
+        let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
+        *generation += 1;
+        lock(&self.interpreters).clear();
+        self.group.ask_again_all()
+    }
+
     /// What is to be asked about while a policy is in force.
     fn wanted(&self, policy: &CompiledPolicy) -> Mask {
         if self.ask_always.load(Ordering::SeqCst) { EVERYTHING } else { wanted(policy) }
@@ -642,7 +650,7 @@ impl Shared {
         let verdict = self.checker.check(&access, &hooks);
         if verdict == Verdict::Allow {
             if executes {
-                self.note_interpreter(&file, &access);
+                self.note_interpreter(&file, &access, generation);
             }
             if !writes {
                 self.let_pass(&file, interpreter, generation);
@@ -835,9 +843,7 @@ impl Shared {
                     }
                     Change::Overflow => {
                         self.checker.cache().clear();
-                        let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
-                        *generation += 1;
-                        let _ = self.group.ask_again_all();
+                        let _ = self.ask_again_all();
                     }
                 }
             });
@@ -876,7 +882,7 @@ impl Shared {
 
     /// The interpreter that a program names is opened for execution, too, but IMA does not ask BPRM_CHECK for it. Only a
     /// program that was appraised and passed is believed, so that nobody can excuse a file of their own.
-    fn note_interpreter(&self, file: &OpenedFile<'_>, access: &Access<'_>) {
+    fn note_interpreter(&self, file: &OpenedFile<'_>, access: &Access<'_>, generation: u64) {
         let Some((offset, length)) = file.elf().and_then(|elf| elf.interpreter) else {
             return;
         };
@@ -889,6 +895,11 @@ impl Shared {
         // In our own root, whose file systems answer: the task's may be a trap. A container's own interpreter is then
         // asked BPRM_CHECK, which is stricter than the kernel.
         if let Ok(stat) = rustix::fs::stat(path.as_str()) {
+            // Another mode or policy may not have let the program pass.
+            let current = self.generation.read().unwrap_or_else(PoisonError::into_inner);
+            if *current != generation {
+                return;
+            }
             let mut interpreters = lock(&self.interpreters);
             if interpreters.len() >= 1024 {
                 interpreters.clear();

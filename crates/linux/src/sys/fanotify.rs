@@ -171,20 +171,21 @@ impl PermissionGroup {
         Ok(Self { group: init(flags)? })
     }
 
-    /// Asks to decide `mask` on the whole file system that holds `path`.
+    /// Asks to decide `mask` on the whole file system that holds this file or directory: by its descriptor, as another file
+    /// system may be mounted over its path meanwhile.
     ///
     /// # Errors
     /// What fanotify_mark(2) says; EINVAL where the file system does not take such marks.
-    pub fn watch_filesystem(&self, path: &Path, mask: Mask) -> io::Result<()> {
-        mark(&self.group, libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask.0, Target::Path(path))
+    pub fn watch_filesystem(&self, file: BorrowedFd<'_>, mask: Mask) -> io::Result<()> {
+        mark(&self.group, libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask.0, Target::Descriptor(file))
     }
 
     /// Asks no longer for `mask` on that file system.
     ///
     /// # Errors
     /// What fanotify_mark(2) says; ENOENT when it was not marked.
-    pub fn unwatch_filesystem(&self, path: &Path, mask: Mask) -> io::Result<()> {
-        mark(&self.group, libc::FAN_MARK_REMOVE | libc::FAN_MARK_FILESYSTEM, mask.0, Target::Path(path))
+    pub fn unwatch_filesystem(&self, file: BorrowedFd<'_>, mask: Mask) -> io::Result<()> {
+        mark(&self.group, libc::FAN_MARK_REMOVE | libc::FAN_MARK_FILESYSTEM, mask.0, Target::Descriptor(file))
     }
 
     /// Lets `mask` on this inode pass without asking, until it is written to or truncated. The mark does not keep the

@@ -1,5 +1,6 @@
 //! `imara policy load`: puts a policy in force in the running guard, or says why not.
 
+use crate::command::paths::printable;
 use crate::command::{CommandResult, RuntimeDirectory};
 use crate::guard::control::{Request, ask};
 use crate::guard::live_policy::{Load as LoadRequest, Placement};
@@ -7,7 +8,7 @@ use crate::output::{Failure, Outcome, print, print_json};
 use clap::Args;
 use serde_json::Value;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Put a policy in force in the running guard, in one transaction.
 ///
@@ -70,7 +71,7 @@ impl Load {
 }
 
 fn for_people(document: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let text = |value: &Value| printable(Path::new(value.as_str().unwrap_or_default()));
     let mut out = String::new();
     let policy = &document["policy"];
     // Writing to a String cannot fail.

@@ -1,6 +1,6 @@
 //! `imara policy show`: the policy in force now.
 
-use super::SCHEMA;
+use super::{SCHEMA, shown};
 use crate::command::{CommandResult, RuntimeDirectory};
 use crate::guard::control::{Request, ask};
 use crate::output::{Failure, Outcome, print, print_json};
@@ -78,7 +78,7 @@ fn rules(document: &Value) -> String {
 fn for_people(document: &Value) -> String {
     let mut out = String::new();
     let policy = &document["policy"];
-    let word = |name: &str| policy[name].as_str().unwrap_or_default().to_owned();
+    let word = |name: &str| shown(policy[name].as_str().unwrap_or_default());
     // Writing to a String cannot fail.
     let _ = write!(out, "# {}", word("path"));
     if let Some(version) = policy["version"].as_u64() {
@@ -99,7 +99,7 @@ fn for_people(document: &Value) -> String {
         let _ = writeln!(out, "# {:>rule_width$}  {:>hits_width$}", "rule", "hits");
     }
     for rule in rules {
-        let text = rule["text"].as_str().unwrap_or_default();
+        let text = shown(rule["text"].as_str().unwrap_or_default());
         let _ = match counted {
             true => {
                 writeln!(out, "  {:>rule_width$}  {:>hits_width$}  {text}", number(rule, "rule"), number(rule, "hits"))

@@ -1,75 +1,24 @@
-//! Traces of a guard at work: real fanotify and an ext4 of its own, as root.
-//!
-//! A guard under test watches the scratch mount and nothing else, and is killed with the thread that started it. What a
-//! machine lacks, a test says with `skipped: …`, and passes.
+//! Traces of a guard at work.
 
+use crate::scratch::*;
 use imara_engine::crypto;
 use imara_format::hash::HashAlgorithm;
 use imara_format::policy::Func;
 use imara_format::trace::{Event, Header, LabelFacts, TraceReader};
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread;
-use std::time::{Duration, Instant};
-
-/// No single step may take longer.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// A guard that is older is killed, so that nothing can hang for good.
-const LIFETIME: Duration = Duration::from_secs(90);
-/// A file that changed longer ago than this can be remembered by its times.
-const SETTLED: Duration = Duration::from_millis(60);
-const USER: u32 = 1000;
-const IMARA: &str = env!("CARGO_BIN_EXE_imara");
+use std::path::Path;
 
 /// The rules are in lines 2 and 4.
-const SIGNED_PROGRAMS: &str =
-    "# signed programs\nmeasure func=BPRM_CHECK\n\nappraise func=BPRM_CHECK appraise_type=imasig\n";
-
-/// A file system of its own, a key, and a guard that dies with it.
-struct Scratch {
-    directory: tempfile::TempDir,
-    guard: Option<Child>,
-    /// Dropped with it, so that nobody kills another's process.
-    life: Option<Sender<()>>,
-}
-
-/// The scratch file system with a guard in force, or `return` with the reason why there is none.
-macro_rules! scratch {
-    ($name:literal) => {
-        match Scratch::new() {
-            Ok(scratch) => scratch,
-            Err(reason) => {
-                println!("skipped: {}: {reason}", $name);
-                return;
-            }
-        }
-    };
-}
-
-fn command(program: impl AsRef<Path>) -> Command {
-    let mut command = Command::new(program.as_ref());
-    let paths = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    command.env("PATH", paths).env_remove("IMARA_KEY_PASSPHRASE").stdin(Stdio::null());
-    command
-}
-
-fn must(command: &mut Command) -> Output {
-    let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(done.status.success(), "{command:?}: {done:?}");
-    done
-}
+const RULES: &str = "# signed programs\nmeasure func=BPRM_CHECK\n\nappraise func=BPRM_CHECK appraise_type=imasig\n";
 
 /// Runs a program by `sh`, as a user; whether it was let run.
 fn runs(path: &Path, user: u32) -> bool {
-    let mut shell = command("timeout");
-    let done =
-        shell.args(["30", "sh", "-c"]).arg(format!("{} && true", path.display())).uid(user).gid(user).output().unwrap();
+    let mut shell = command("sh");
+    let done = output(shell.arg("-c").arg(format!("{} && true", path.display())).uid(user).gid(user)).unwrap();
     match done.status.code() {
         Some(0) => true,
         // What a shell says of a program that it may not run.
@@ -78,91 +27,9 @@ fn runs(path: &Path, user: u32) -> bool {
     }
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 impl Scratch {
-    fn new() -> Result<Self, String> {
-        if fs::metadata("/proc/self").map_or(1, |process| process.uid()) != 0 {
-            return Err("needs root".into());
-        }
-        let paths = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-        for program in ["mkfs.ext4", "mount", "umount", "setpriv", "timeout", "sh"] {
-            if !std::env::split_paths(&paths).any(|folder| folder.join(program).exists()) {
-                return Err(format!("needs {program}"));
-            }
-        }
-        let directory = tempfile::Builder::new().prefix("imara-trace-").tempdir().unwrap();
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let mut scratch = Self { directory, guard: None, life: None };
-        let image = scratch.path("image");
-        fs::create_dir(scratch.path("mnt")).unwrap();
-        File::create(&image).and_then(|file| file.set_len(64 << 20)).unwrap();
-        must(command("mkfs.ext4").args(["-q", "-F"]).arg(&image));
-        let mounted = command("mount").args(["-o", "loop"]).arg(&image).arg(scratch.path("mnt")).output().unwrap();
-        if !mounted.status.success() {
-            return Err(format!("a loop mount: {}", String::from_utf8_lossy(&mounted.stderr).trim()));
-        }
-        must(command(IMARA).args(["key", "generate", "--quiet", "--type", "p256", "--out"]).arg(scratch.path("keys")));
-        fs::write(scratch.path("policy"), SIGNED_PROGRAMS).unwrap();
-        scratch.start_guard()?;
-        Ok(scratch)
-    }
-
-    fn start_guard(&mut self) -> Result<(), String> {
-        let stderr = File::create(self.path("guard.log")).unwrap();
-        let mut guard = command("setpriv");
-        guard.args(["--pdeathsig", "KILL", IMARA, "guard", "--tpm", "none", "--watch"]).arg(self.path("mnt"));
-        guard.arg("--policy").arg(self.path("policy")).arg("--key").arg(self.path("keys/x509_ima.der"));
-        guard.args(["--mode", "enforce", "--runtime-dir"]).arg(self.path("run"));
-        let mut child = guard.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
-        let mut line = String::new();
-        let (life, over) = channel::<()>();
-        let pid = child.id().to_string();
-        thread::spawn(move || {
-            if over.recv_timeout(LIFETIME) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("guard {pid} has outlived its test and is killed");
-                must(command("kill").args(["-KILL", &pid]));
-            }
-        });
-        // It says so, or ends.
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        if line != "ready\n" {
-            let status = child.wait().unwrap();
-            let said = fs::read_to_string(self.path("guard.log")).unwrap();
-            assert_eq!(status.code(), Some(3), "{said}");
-            return Err(format!("needs permission events: {}", said.trim()));
-        }
-        (self.guard, self.life) = (Some(child), Some(life));
-        Ok(())
-    }
-
-    /// A name outside of what is watched.
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// A signed program that succeeds, on the scratch file system.
-    fn program(&self, name: &str) -> PathBuf {
-        let path = self.path("mnt").join(name);
-        must(command("cp").arg("/bin/true").arg(&path));
-        must(command(IMARA).args(["sign", "--quiet", "-k"]).arg(self.path("keys/privkey_ima.pem")).arg(&path));
-        path
-    }
-
-    fn imara(&self, arguments: &[&str]) -> Output {
-        let mut imara = command("timeout");
-        imara.arg("30").arg(IMARA).args(arguments).arg("--runtime-dir").arg(self.path("run"));
-        imara.output().unwrap()
-    }
-
-    fn status(&self) -> Value {
-        serde_json::from_slice(&self.imara(&["status", "--json"]).stdout).unwrap()
+    fn start(&mut self) {
+        self.guard_with(RULES, "enforce", &["--tpm", "none"]);
     }
 
     /// Begins a trace; what was said where that is refused.
@@ -171,7 +38,7 @@ impl Scratch {
         let done = self.imara(&[&["trace", "start", path.to_str().unwrap(), "--json"], more].concat());
         match done.status.code() {
             Some(0) => Ok(serde_json::from_slice(&done.stdout).unwrap()),
-            Some(1) => Err(String::from_utf8(done.stderr).unwrap()),
+            Some(1) => Err(text(&done.stderr)),
             _ => panic!("{done:?}"),
         }
     }
@@ -185,37 +52,12 @@ impl Scratch {
         (header, events, ended)
     }
 
-    fn kernel_events(&self) -> u64 {
-        self.status()["kernel"]["events"].as_u64().unwrap()
-    }
-
     /// That a program which nobody has changed is let pass unasked once it was judged.
     fn is_let_pass(&self, program: &Path) {
         assert!(runs(program, 0));
-        let before = self.kernel_events();
+        let before = self.events();
         assert!(runs(program, 0));
-        assert_eq!(self.kernel_events(), before);
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("the guard said: {}", fs::read_to_string(self.path("guard.log")).unwrap_or_default());
-        }
-        if let Some(mut guard) = self.guard.take() {
-            // It may have ended already.
-            let _ = guard.kill();
-            let _ = guard.wait();
-        }
-        for attempt in 0..100 {
-            let how: &[&str] = if attempt < 99 { &[] } else { &["-l"] };
-            let done = command("umount").args(how).arg(self.path("mnt")).output();
-            if done.is_ok_and(|done| done.status.success()) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
+        assert_eq!(self.events(), before);
     }
 }
 
@@ -226,14 +68,15 @@ fn of<'a>(events: &'a [Event], path: &Path, func: Func) -> Vec<&'a Event> {
 
 #[test]
 fn every_access_is_in_the_trace_with_what_was_decided_and_for_whom() {
-    let scratch = scratch!("every_access_is_in_the_trace_with_what_was_decided_and_for_whom");
-    let (good, bad) = (scratch.program("good"), scratch.program("bad"));
+    let mut scratch = scratch!("every_access_is_in_the_trace_with_what_was_decided_and_for_whom");
+    scratch.start();
+    let (good, bad) = (scratch.signed_program("good"), scratch.signed_program("bad"));
     let data = scratch.path("mnt/data");
     fs::write(&data, "no rule is for it\n").unwrap();
     let offset = fs::metadata(&bad).unwrap().len() - 100;
     let tamper = format!("printf '\\220' | dd of='{}' bs=1 seek={offset} conv=notrunc status=none", bad.display());
     must(command("sh").args(["-ec", &tamper]));
-    thread::sleep(SETTLED);
+    settle();
     scratch.is_let_pass(&good);
 
     let begun = scratch.begin("trace", &[]).unwrap();
@@ -300,10 +143,12 @@ fn every_access_is_in_the_trace_with_what_was_decided_and_for_whom() {
 
 #[test]
 fn a_policy_tried_on_a_trace_decides_as_the_guard_did() {
-    let scratch = scratch!("a_policy_tried_on_a_trace_decides_as_the_guard_did");
-    let (before, good, unsigned) = (scratch.program("before"), scratch.program("good"), scratch.path("mnt/unsigned"));
+    let mut scratch = scratch!("a_policy_tried_on_a_trace_decides_as_the_guard_did");
+    scratch.start();
+    let (before, good, unsigned) =
+        (scratch.signed_program("before"), scratch.signed_program("good"), scratch.path("mnt/unsigned"));
     must(command("cp").arg("/bin/true").arg(&unsigned));
-    thread::sleep(SETTLED);
+    settle();
     scratch.is_let_pass(&before);
     scratch.begin("trace", &[]).unwrap();
     for user in [0, USER, 0] {
@@ -343,9 +188,10 @@ fn a_policy_tried_on_a_trace_decides_as_the_guard_did() {
 
 #[test]
 fn a_trace_ends_by_itself_and_replaces_a_file_only_by_force() {
-    let scratch = scratch!("a_trace_ends_by_itself_and_replaces_a_file_only_by_force");
-    let good = scratch.program("good");
-    thread::sleep(SETTLED);
+    let mut scratch = scratch!("a_trace_ends_by_itself_and_replaces_a_file_only_by_force");
+    scratch.start();
+    let good = scratch.signed_program("good");
+    settle();
     let ended = || scratch.status()["trace"]["ended"].as_str().map(str::to_owned);
     assert_eq!(scratch.status()["trace"], Value::Null);
     assert!(String::from_utf8(scratch.imara(&["trace", "stop"]).stderr).unwrap().contains("no trace is being taken"));
@@ -353,7 +199,7 @@ fn a_trace_ends_by_itself_and_replaces_a_file_only_by_force() {
     let begun = scratch.begin("trace", &["--for", "1s"]).unwrap();
     assert_eq!(begun["until"].as_u64(), begun["started"].as_u64().map(|started| started + 1));
     assert!(runs(&good, 0));
-    eventually("the time is over", || ended().as_deref() == Some("its time was over"));
+    eventually("the time is over", PATIENCE, || ended().as_deref() == Some("its time was over"));
     scratch.is_let_pass(&good);
     let (_, events, why) = scratch.read("trace");
     assert_eq!((of(&events, &good, Func::BprmCheck).len(), why.as_str()), (1, "its time was over"));
@@ -361,7 +207,7 @@ fn a_trace_ends_by_itself_and_replaces_a_file_only_by_force() {
     assert!(scratch.begin("trace", &[]).unwrap_err().contains("exists already"));
     assert_eq!(scratch.read("trace").1, events, "as it was");
     scratch.begin("trace", &["--force", "--max-size", "1K"]).unwrap();
-    eventually("the trace is full", || {
+    eventually("the trace is full", PATIENCE, || {
         fs::read(&good).unwrap();
         ended().as_deref() == Some("it is as large as it may be")
     });
@@ -374,17 +220,48 @@ fn a_trace_ends_by_itself_and_replaces_a_file_only_by_force() {
 }
 
 #[test]
+fn a_trace_that_finds_no_room_ends_and_costs_nobody_an_access() {
+    let mut scratch = scratch!("a_trace_that_finds_no_room_ends_and_costs_nobody_an_access");
+    scratch.start();
+    let good = scratch.signed_program("good");
+    settle();
+    let small = scratch.path("small");
+    fs::create_dir(&small).unwrap();
+    must(command("mount").args(["-t", "tmpfs", "-o", "size=16k", "none"]).arg(&small));
+    let begun = scratch.begin("small/trace", &[]);
+    let ended = || scratch.status()["trace"]["ended"].as_str().unwrap_or_default().to_owned();
+    eventually("the disk is full", PATIENCE, || {
+        for number in 0..100 {
+            let path = scratch.on(&format!("a-name-that-is-long-enough-to-fill-{number}"));
+            fs::write(&path, "content").unwrap();
+            fs::remove_file(path).unwrap();
+        }
+        ended().starts_with("it cannot be written: No space left")
+    });
+    let (header, events) = TraceReader::new(File::open(small.join("trace")).unwrap()).unwrap();
+    let whole = events.map_while(Result::ok).count();
+    // With its disk full from the beginning none is begun, and nothing is left of it.
+    let again = scratch.begin("small/again", &[]);
+    let left = small.join("again").exists();
+    must(command("umount").arg("-l").arg(&small));
+    assert!(begun.is_ok() && header.mode == "enforce" && whole > 0, "{begun:?} {whole}");
+    assert!(again.as_ref().is_err_and(|said| said.contains("No space left")) && !left, "{again:?} {left}");
+    scratch.is_let_pass(&good);
+}
+
+#[test]
 fn a_trace_ends_with_the_policy_whose_rules_it_names() {
-    let scratch = scratch!("a_trace_ends_with_the_policy_whose_rules_it_names");
-    let good = scratch.program("good");
-    thread::sleep(SETTLED);
+    let mut scratch = scratch!("a_trace_ends_with_the_policy_whose_rules_it_names");
+    scratch.start();
+    let good = scratch.signed_program("good");
+    settle();
     scratch.begin("trace", &[]).unwrap();
     assert!(runs(&good, 0));
     fs::write(scratch.path("another"), "measure func=FILE_CHECK mask=MAY_READ\n").unwrap();
     let loaded = scratch.imara(&["policy", "load", scratch.path("another").to_str().unwrap()]);
     assert!(loaded.status.success(), "{loaded:?}");
     assert!(runs(&good, 0));
-    eventually("the trace has ended", || scratch.status()["trace"]["active"] == false);
+    eventually("the trace has ended", PATIENCE, || scratch.status()["trace"]["active"] == false);
     let (_, events, why) = scratch.read("trace");
     assert_eq!(why, "another policy came into force");
     assert_eq!(of(&events, &good, Func::BprmCheck).len(), 1);
@@ -400,7 +277,8 @@ fn a_trace_ends_with_the_policy_whose_rules_it_names() {
 #[test]
 fn a_killed_guard_leaves_a_trace_that_can_be_read() {
     let mut scratch = scratch!("a_killed_guard_leaves_a_trace_that_can_be_read");
-    let good = scratch.program("good");
+    scratch.start();
+    let good = scratch.signed_program("good");
     scratch.begin("trace", &[]).unwrap();
     assert!(runs(&good, 0) && runs(&good, 0));
     // Written as soon as nothing else is to be.
@@ -409,10 +287,8 @@ fn a_killed_guard_leaves_a_trace_that_can_be_read() {
         let events: Vec<Event> = reader.map_while(Result::ok).collect();
         Ok(of(&events, &good, Func::BprmCheck).len())
     };
-    eventually("both are written", || good_runs().is_ok_and(|count| count == 2));
-    let mut guard = scratch.guard.take().unwrap();
-    guard.kill().unwrap();
-    guard.wait().unwrap();
+    eventually("both are written", PATIENCE, || good_runs().is_ok_and(|count| count == 2));
+    scratch.kill();
     let mut show = command(IMARA);
     let shown = String::from_utf8(must(show.args(["trace", "show"]).arg(scratch.path("trace"))).stdout).unwrap();
     assert!(shown.contains("without an end: the trace is still being taken, or its guard was killed"), "{shown}");
@@ -426,14 +302,12 @@ fn a_killed_guard_leaves_a_trace_that_can_be_read() {
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("passed   BPRM_CHECK"), "{shown}");
     // A guard that starts again takes no trace, and is asked to end in order.
-    scratch.start_guard().unwrap();
+    scratch.start();
     assert_eq!(scratch.status()["trace"], Value::Null);
     // On the file system that is traced: what the guard itself does there is not asked about.
     scratch.begin("mnt/second", &[]).unwrap();
     assert!(runs(&good, 0));
-    let mut guard = scratch.guard.take().unwrap();
-    must(command("kill").args(["-TERM", &guard.id().to_string()]));
-    assert!(guard.wait().unwrap().success());
+    scratch.stop();
     let (_, events, why) = scratch.read("mnt/second");
     assert_eq!((of(&events, &good, Func::BprmCheck).len(), why.as_str()), (1, "the guard ended"));
     assert!(events.iter().all(|event| !event.path.ends_with(b"/second")), "{events:?}");
