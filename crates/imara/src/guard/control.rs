@@ -142,14 +142,22 @@ where
             std::thread::sleep(Duration::from_millis(10));
         }
         under_way.fetch_add(1, Ordering::Relaxed);
-        let (answer, count) = (Arc::clone(&answer), Arc::clone(&under_way));
-        let started = std::thread::Builder::new().name("answer".into()).spawn(move || {
+        let answer = Arc::clone(&answer);
+        let place = Place(Arc::clone(&under_way));
+        // Where no thread can be started the place is free again, as at its end.
+        let _ = std::thread::Builder::new().name("answer".into()).spawn(move || {
+            let _place = place;
             let _ = answer_one(stream, &*answer);
-            count.fetch_sub(1, Ordering::Relaxed);
         });
-        if started.is_err() {
-            under_way.fetch_sub(1, Ordering::Relaxed);
-        }
+    }
+}
+
+/// One of the connections that are answered at the same time; free again however that ends.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
