@@ -1,0 +1,183 @@
+//! Public keys, which labels are verified with.
+
+use super::certificate::Certificate;
+use super::digest::hash;
+use super::key::{KeyError, KeyKind, key_hash, kind_of, last_4, reason, v1_id};
+use super::scheme::{SignatureError, digest_info, rsa_opens_to, signed_with_ecdsa};
+use imara_format::hash::{Digest, HashAlgorithm, to_hex};
+use imara_format::signature::SignatureV1;
+use openssl::ec::EcKey;
+use openssl::ecdsa::EcdsaSig;
+use openssl::error::ErrorStack;
+use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Public};
+use openssl::rsa::Rsa;
+use openssl::x509::{X509, X509Ref};
+use std::fmt;
+
+/// A public key that labels are verified with, decoded once and usable from many threads.
+///
+/// Verifying opens no file and takes no lock that a file operation holds.
+pub struct PublicKey {
+    key: VerifyingKey,
+    kind: KeyKind,
+    key_hash: [u8; 20],
+    v1_id: Option<[u8; 8]>,
+    certificate: Option<Certificate>,
+}
+
+enum VerifyingKey {
+    Rsa(Rsa<Public>),
+    Ec(EcKey<Public>),
+}
+
+impl PublicKey {
+    /// Reads a certificate or a public key, in DER or PEM.
+    ///
+    /// # Errors
+    /// [`KeyError`]: not a key, a private one, or of a type that labels do not use.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
+        let contains = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        let none = |errors: ErrorStack| KeyError::NotAPublicKey(reason(&errors));
+        if contains("-----BEGIN ") {
+            if contains("CERTIFICATE-----") {
+                let certificate = X509::from_pem(bytes).map_err(none)?;
+                return Self::from_certificate(&certificate);
+            }
+            if contains("PRIVATE KEY-----") {
+                return Err(KeyError::PrivateKeyGiven);
+            }
+            if contains("-----BEGIN RSA PUBLIC KEY-----") {
+                let key = PKey::from_rsa(Rsa::public_key_from_pem_pkcs1(bytes).map_err(none)?)?;
+                return Self::new(&key, None);
+            }
+            let key = PKey::public_key_from_pem(bytes).map_err(none)?;
+            return Self::new(&key, None);
+        }
+        match X509::from_der(bytes) {
+            Ok(certificate) => Self::from_certificate(&certificate),
+            Err(errors) => {
+                let bare = || PKey::from_rsa(Rsa::public_key_from_der_pkcs1(bytes)?);
+                let key = PKey::public_key_from_der(bytes).or_else(|_| bare()).map_err(|_| none(errors))?;
+                Self::new(&key, None)
+            }
+        }
+    }
+
+    pub(super) fn from_certificate(certificate: &X509Ref) -> Result<Self, KeyError> {
+        let key = certificate.public_key().map_err(|errors| KeyError::UnsupportedType(reason(&errors)))?;
+        Self::new(&key, Some(Certificate::new(certificate)?))
+    }
+
+    pub(super) fn new<T: HasPublic>(key: &PKeyRef<T>, certificate: Option<Certificate>) -> Result<Self, KeyError> {
+        let kind = kind_of(key)?;
+        let (key_hash, v1_id) = (key_hash(key)?, v1_id(key)?);
+        let key = if key.id() == Id::RSA {
+            let rsa = key.rsa()?;
+            VerifyingKey::Rsa(Rsa::from_public_components(rsa.n().to_owned()?, rsa.e().to_owned()?)?)
+        } else {
+            let ec = key.ec_key()?;
+            VerifyingKey::Ec(EcKey::from_public_key(ec.group(), ec.public_key())?)
+        };
+        Ok(Self { key, kind, key_hash, v1_id, certificate })
+    }
+
+    /// What kind of key it is.
+    pub fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    /// What the certificate says, if the key came in one.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_ref()
+    }
+
+    /// Whether the key came in a certificate.
+    pub fn is_certificate(&self) -> bool {
+        self.certificate.is_some()
+    }
+
+    /// The key id that signatures carry: the last 4 bytes of the certificate's subject key identifier, else of the SHA-1
+    /// of the public key.
+    pub fn key_id(&self) -> [u8; 4] {
+        let subject_key_id = self.certificate.as_ref().and_then(|certificate| certificate.subject_key_id.as_deref());
+        subject_key_id.and_then(|id| id.last_chunk()).copied().unwrap_or_else(|| last_4(&self.key_hash))
+    }
+
+    /// Whether the kernel finds this key for a signature with `key_id`: as the end of the serial number and issuer, or of
+    /// the subject key identifier. A certificate without that identifier is not found by the SHA-1 of its key.
+    /// A bare public key, which the kernel does not have, goes by that SHA-1.
+    pub fn answers_to(&self, key_id: &[u8; 4]) -> bool {
+        match &self.certificate {
+            Some(certificate) => {
+                certificate.serial_and_issuer.ends_with(key_id)
+                    || certificate.subject_key_id.as_deref().is_some_and(|id| id.ends_with(key_id))
+            }
+            None => self.key_hash.ends_with(key_id),
+        }
+    }
+
+    /// Whether both are the same key, whatever certificates they come in.
+    pub fn is_same_key(&self, other: &Self) -> bool {
+        self.key_hash == other.key_hash
+    }
+
+    /// The key id that version 1 signatures carry; RSA keys alone have one, and, as for the kernel, bare ones alone:
+    /// no certificate verifies version 1.
+    pub fn v1_id(&self) -> Option<[u8; 8]> {
+        if self.is_certificate() { None } else { self.v1_id }
+    }
+
+    /// Verifies a signature over `digest`: RSA by PKCS#1 v1.5 with the digest's DigestInfo, ECDSA in DER.
+    ///
+    /// # Errors
+    /// [`SignatureError`]: wrong, malformed, or over a hash without encoding.
+    pub fn verify(&self, digest: &Digest, signature: &[u8]) -> Result<(), SignatureError> {
+        let algorithm = digest.algorithm();
+        let unsupported = SignatureError::UnsupportedHash { kind: self.kind, algorithm };
+        match &self.key {
+            VerifyingKey::Rsa(key) => {
+                let needed = key.size() as usize;
+                if signature.len() != needed {
+                    return Err(SignatureError::RsaLength { found: signature.len(), needed });
+                }
+                let expected = digest_info(digest).ok_or(unsupported)?;
+                rsa_opens_to(key, signature, &expected)
+            }
+            VerifyingKey::Ec(key) => {
+                if !signed_with_ecdsa(algorithm) {
+                    return Err(unsupported);
+                }
+                let parsed = EcdsaSig::from_der(signature).map_err(|_| SignatureError::NotDer)?;
+                // OpenSSL reads past what DER allows and ignores what follows; nobody else has to.
+                if parsed.to_der().map_err(|_| SignatureError::NotDer)? != signature {
+                    return Err(SignatureError::NotDer);
+                }
+                match parsed.verify(digest.as_bytes(), key) {
+                    Ok(true) => Ok(()),
+                    Ok(false) | Err(_) => Err(SignatureError::Wrong),
+                }
+            }
+        }
+    }
+
+    /// Verifies a version 1 signature: RSA with bare PKCS#1 type 1 padding around SHA-1 of `digest` and the header.
+    ///
+    /// # Errors
+    /// [`SignatureError`].
+    pub fn verify_v1(&self, digest: &Digest, signature: &SignatureV1<'_>) -> Result<(), SignatureError> {
+        let VerifyingKey::Rsa(key) = &self.key else { return Err(SignatureError::NotRsa(self.kind)) };
+        let needed = key.size() as usize;
+        if signature.signature.len() > needed {
+            return Err(SignatureError::RsaLength { found: signature.signature.len(), needed });
+        }
+        let message =
+            hash(HashAlgorithm::Sha1, &[digest.as_bytes(), &signature.header]).map_err(|_| SignatureError::Wrong)?;
+        rsa_opens_to(key, signature.signature, message.as_bytes())
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, to_hex(&self.key_id()))
+    }
+}
