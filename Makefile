@@ -6,17 +6,18 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # More arguments for tests/vm/run and fuzz/run, as in: make vm ARGS="appraise-signed --kernel 6.12"
 ARGS ?=
 
-.PHONY: help setup setup-vm build man check test tour vm bench fuzz ci
+.PHONY: help setup setup-vm setup-vm-full build man check test tour vm vm-full bench fuzz ci
 
 help:
 	@echo "make setup     install what building and testing need (apt; says what it does)"
-	@echo "make setup-vm  the same for make vm"
+	@echo "make setup-vm  the same for make vm; make setup-vm-full for make vm-full"
 	@echo "make build     target/release/imara and imarad"
 	@echo "make man       target/man: the man pages"
 	@echo "make tour      watch Imara sign, guard, measure and prove, on a scratch file system"
 	@echo "make check     formatting, lints, documentation"
 	@echo "make test      every test; live ones as root"
 	@echo "make vm        real kernels as the judge, in QEMU"
+	@echo "make vm-full   the same with a kernel that has every integrity option; builds it first, once"
 	@echo "make bench     the cost of decisions and of the guard, as ratios"
 	@echo "make fuzz      the policy parser under libFuzzer, for ARGS=-max_total_time=60"
 	@echo "make ci        check, test and vm, as .ci/run does"
@@ -26,6 +27,9 @@ setup:
 
 setup-vm:
 	@dist/setup build vm
+
+setup-vm-full:
+	@dist/setup build vm kernel
 
 build: setup
 	cargo build --release --workspace
@@ -49,6 +53,10 @@ tour: build
 vm: setup-vm
 	cargo build --release --package imara
 	@tests/vm/run $(ARGS)
+
+vm-full: setup-vm-full
+	cargo build --release --package imara
+	@tests/vm/run --kernel full $(ARGS)
 
 bench: build
 	@bash benches/run
