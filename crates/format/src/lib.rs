@@ -19,6 +19,8 @@ pub mod boot_parameters;
 pub mod elf;
 pub mod hash;
 pub mod kernel_config;
+pub mod key;
+pub mod key_blob;
 pub mod label;
 pub mod measurement_list;
 pub mod pcr;
