@@ -5,6 +5,7 @@ mod digest;
 mod key;
 mod public_key;
 mod scheme;
+mod secret;
 mod signing_key;
 
 pub use certificate::Certificate;
@@ -12,6 +13,7 @@ pub use digest::{Hasher, UnsupportedHash, hash};
 pub use key::{KeyError, KeyKind, KeyType};
 pub use public_key::PublicKey;
 pub use scheme::SignatureError;
+pub use secret::{aes256_cbc_decrypt, aes256_cbc_encrypt, equal, hmac_sha256, random, sha256_secret};
 pub use signing_key::SigningKey;
 
 use imara_format::hash::HashAlgorithm;

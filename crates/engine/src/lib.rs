@@ -13,6 +13,7 @@ pub mod check;
 pub mod crypto;
 pub mod explain;
 pub mod keyring;
+pub mod keys;
 pub mod label;
 pub mod measure;
 pub mod policy;
