@@ -3,5 +3,6 @@
 pub mod fanotify;
 pub mod filesystem;
 pub mod identity;
+pub mod key;
 pub mod lease;
 pub mod process;
