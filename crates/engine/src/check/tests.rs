@@ -1,0 +1,401 @@
+//! Every step, on a file in memory.
+
+use super::*;
+use crate::crypto;
+use crate::explain::User;
+use crate::measure::Store;
+use imara_format::measurement_list::Reader;
+use imara_format::policy::{Policy, Target};
+use std::cell::{Cell, RefCell};
+use std::sync::Mutex;
+
+/// A file in memory.
+struct Fake {
+    content: RefCell<Vec<u8>>,
+    label: RefCell<Option<Vec<u8>>>,
+    stamp: Cell<Stamp>,
+    writers: Cell<bool>,
+    broken: Cell<bool>,
+    hashed: Cell<u32>,
+}
+
+impl Fake {
+    fn new(content: &[u8]) -> Self {
+        Self {
+            content: RefCell::new(content.to_vec()),
+            label: RefCell::default(),
+            stamp: Cell::new(Stamp { size: content.len() as u64, modified: 1, changed: 1 }),
+            writers: Cell::new(false),
+            broken: Cell::new(false),
+            hashed: Cell::new(0),
+        }
+    }
+
+    fn change(&self, content: &[u8], when: i128) {
+        *self.content.borrow_mut() = content.to_vec();
+        self.stamp.set(Stamp { size: content.len() as u64, modified: when, changed: when });
+    }
+
+    fn label_with_digest(&self) {
+        let digest = crypto::hash(HashAlgorithm::Sha256, &[&self.content.borrow()]).unwrap();
+        *self.label.borrow_mut() = Some(label::encode_digest(&digest));
+    }
+}
+
+impl File for Fake {
+    fn id(&self) -> InodeId {
+        InodeId { device: 1, inode: 1 }
+    }
+    fn stamp(&self) -> io::Result<Stamp> {
+        Ok(self.stamp.get())
+    }
+    fn facts(&self) -> FileFacts<'_> {
+        FileFacts { owner: 0, group: 0, fsmagic: 0xef53, fsname: "ext4", fs_subtype: "", fsuuid: None }
+    }
+    fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.label.borrow().clone().filter(|_| name == "security.ima"))
+    }
+    fn set_xattr(&self, _: &str, value: &[u8]) -> io::Result<()> {
+        *self.label.borrow_mut() = Some(value.to_vec());
+        Ok(())
+    }
+    fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
+        self.hashed.set(self.hashed.get() + 1);
+        if self.broken.get() {
+            return Err(io::Error::other("the disk is gone"));
+        }
+        crypto::hash(algorithm, &[&self.content.borrow()])
+            .map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error))
+    }
+    fn path(&self) -> Vec<u8> {
+        b"/a b".to_vec()
+    }
+    fn nobody_writes(&self) -> Option<bool> {
+        Some(!self.writers.get())
+    }
+    fn times_tell(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<(Vec<u8>, bool)>>);
+
+impl Store for Memory {
+    fn append(&mut self, record: &[u8]) -> io::Result<()> {
+        let mut list = self.0.lock().unwrap();
+        if list.1 {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        list.0.extend(record);
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn paths(&self) -> Vec<String> {
+        let bytes = self.0.lock().unwrap().0.clone();
+        let mut reader = Reader::new(&bytes);
+        let mut paths = Vec::new();
+        while let Some(record) = reader.next_record().unwrap() {
+            let kind = if record.is_violation() { "violation " } else { "" };
+            paths.push(format!("{kind}{}", String::from_utf8_lossy(record.path().unwrap_or(b"?"))));
+        }
+        paths
+    }
+}
+
+#[derive(Clone, Default)]
+struct Records(Arc<Mutex<Vec<AuditRecord>>>);
+
+impl AuditSink for Records {
+    fn record(&self, record: AuditRecord) {
+        self.0.lock().unwrap().push(record);
+    }
+}
+
+struct Bench {
+    checker: Checker,
+    list: Memory,
+    records: Records,
+}
+
+fn bench(policy: &str, mode: Mode) -> Bench {
+    let policy = CompiledPolicy::new(Policy::parse(policy.as_bytes(), &Target::guard()).unwrap());
+    let (list, records) = (Memory::default(), Records::default());
+    let log = MeasurementLog::new(Box::new(list.clone()), None, HashAlgorithm::Sha256, 10).unwrap();
+    let template = Template::built_in("ima-sig").unwrap().clone();
+    let audit = Box::new(records.clone());
+    let checker = Checker::new(policy, Keyring::new(), Arc::new(log), template, mode, audit);
+    Bench { checker, list, records }
+}
+
+const NOW: i128 = 1_000_000_000_000;
+const EXECUTE: [Hook; 1] = [Hook { func: Func::BprmCheck, mask: 1 }];
+
+impl Bench {
+    fn check(&self, file: &Fake, uid: u32, hooks: &[Hook]) -> Verdict {
+        let task = User(uid);
+        self.checker.check(&Access { file, task: &task, created: false, writes: false, now: NOW }, hooks)
+    }
+
+    fn done(&self, file: &Fake) -> bool {
+        self.checker.done_for_everybody(file, &[Func::BprmCheck])
+    }
+}
+
+#[derive(Default)]
+struct Traced(Mutex<Vec<imara_format::trace::Event>>);
+
+impl TraceSink for Traced {
+    fn started(&self) -> i128 {
+        NOW - 5
+    }
+    fn record(&self, _: &ActivePolicy, event: imara_format::trace::Event) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+#[test]
+fn a_trace_tells_each_hook_that_was_asked_and_what_came_of_it() {
+    let bench = bench("measure func=BPRM_CHECK\nappraise func=BPRM_CHECK", Mode::Enforce);
+    let trace = Arc::new(Traced::default());
+    let file = Fake::new(b"x");
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::MissingHash));
+    bench.checker.set_trace(Some(trace.clone()));
+    assert_eq!(bench.check(&file, 7, &EXECUTE), Verdict::Deny(Cause::MissingHash));
+    file.label_with_digest();
+    file.change(b"y", 2);
+    bench.checker.set_mode(Mode::Log);
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+    bench.checker.set_mode(Mode::Enforce);
+    file.label_with_digest();
+    file.change(b"y", 3);
+    let hooks = [EXECUTE[0], Hook { func: Func::CredsCheck, mask: 1 }];
+    assert_eq!(bench.check(&file, 0, &hooks), Verdict::Allow);
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+    bench.checker.set_trace(None);
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+
+    let events = trace.0.lock().unwrap();
+    let label = |content: &[u8]| {
+        let digest = crypto::hash(HashAlgorithm::Sha256, &[content]).unwrap();
+        LabelFacts::Some(label::encode_digest(&digest))
+    };
+    let digest = |content: &[u8]| Some(crypto::hash(HashAlgorithm::Sha256, &[content]).unwrap());
+    let rules = (Some(0), Some(1));
+    for (index, name, func, rules, label, digest, cause, denied, entry) in [
+        (0, "refused", Func::BprmCheck, rules, LabelFacts::None, digest(b"x"), Some("missing-hash"), true, false),
+        (1, "logged", Func::BprmCheck, rules, label(b"x"), digest(b"y"), Some("invalid-hash"), false, true),
+        (2, "passed, listed before", Func::BprmCheck, rules, label(b"y"), digest(b"y"), None, false, false),
+        (3, "no rule", Func::CredsCheck, (None, None), LabelFacts::NotRead, digest(b"y"), None, false, false),
+        (4, "known", Func::BprmCheck, rules, LabelFacts::NotRead, digest(b"y"), None, false, false),
+    ] {
+        let event = &events[index];
+        assert_eq!((event.func, event.mask, event.time), (func, 1, 5), "{name}");
+        assert_eq!((event.measured, event.appraised), rules, "{name}");
+        assert_eq!((&event.label, event.digest), (&label, digest), "{name}");
+        assert_eq!((event.cause.as_deref(), event.denied, event.entry), (cause, denied, entry), "{name}");
+        assert_eq!(event.path, b"/a b", "{name}");
+    }
+    assert_eq!(events.len(), 5, "nothing after it has ended");
+    assert_eq!((events[0].subject.uid, events[0].subject.can_setuid), (7, false));
+    assert_eq!((events[1].subject.uid, events[1].subject.can_setuid), (0, true));
+}
+
+#[test]
+fn a_file_is_measured_before_it_is_refused() {
+    let bench = bench("measure func=BPRM_CHECK\nappraise func=BPRM_CHECK", Mode::Enforce);
+    let file = Fake::new(b"x");
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::MissingHash));
+    assert_eq!(bench.list.paths(), ["/a_b"]);
+    assert!(matches!(bench.records.0.lock().unwrap()[0], AuditRecord::Data { denied: true, .. }));
+    assert!(!bench.done(&file));
+}
+
+#[test]
+fn a_known_state_is_not_hashed_again_and_a_change_is() {
+    let bench = bench("measure func=BPRM_CHECK\nappraise func=BPRM_CHECK", Mode::Enforce);
+    let file = Fake::new(b"x");
+    file.label_with_digest();
+    for _ in 0..3 {
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+    }
+    assert_eq!(file.hashed.get(), 1);
+    assert!(bench.done(&file));
+    file.change(b"y", 2);
+    assert!(!bench.done(&file), "another state");
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::InvalidHash));
+    assert_eq!(bench.list.paths().len(), 2);
+}
+
+#[test]
+fn what_changed_a_moment_ago_or_has_a_writer_is_judged_each_time() {
+    const READ: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 4 }];
+    for (name, changed, writers) in [("just changed", NOW - 1, false), ("open for writing", 1, true)] {
+        let bench = bench("appraise", Mode::Enforce);
+        let file = Fake::new(b"x");
+        file.label_with_digest();
+        file.change(b"x", changed);
+        file.writers.set(writers);
+        for _ in 0..3 {
+            assert_eq!(bench.check(&file, 0, &READ), Verdict::Allow, "{name}");
+        }
+        assert_eq!(file.hashed.get(), 3, "{name}");
+        assert!(!bench.done(&file), "{name}");
+        let executed = if writers { Verdict::Deny(Cause::Writers) } else { Verdict::Allow };
+        assert_eq!(bench.check(&file, 0, &EXECUTE), executed, "{name}: nobody may change what is run");
+    }
+}
+
+#[test]
+fn a_verdict_is_for_everybody_only_when_nobody_could_ask_for_more() {
+    let bench = bench("appraise func=BPRM_CHECK uid=0", Mode::Enforce);
+    let file = Fake::new(b"x");
+    assert_eq!(bench.check(&file, 1000, &EXECUTE), Verdict::Allow);
+    assert!(!bench.done(&file), "root has not asked");
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::MissingHash));
+    file.label_with_digest();
+    file.change(b"x", 2);
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+    assert!(bench.done(&file));
+    assert!(bench.checker.nothing_to_do(&file, &[Func::FileCheck]));
+    assert!(!bench.checker.nothing_to_do(&file, &[Func::BprmCheck]));
+}
+
+#[test]
+fn each_mode_does_what_its_name_says() {
+    for (mode, verdict, records, fixed) in [
+        (Mode::Enforce, Verdict::Deny(Cause::MissingHash), 1, false),
+        (Mode::Log, Verdict::Allow, 1, false),
+        (Mode::Fix, Verdict::Allow, 1, true),
+        (Mode::Off, Verdict::Allow, 0, false),
+    ] {
+        let bench = bench("appraise func=BPRM_CHECK", mode);
+        let file = Fake::new(b"x");
+        assert_eq!(bench.check(&file, 0, &EXECUTE), verdict, "{}", mode.name());
+        assert_eq!(bench.records.0.lock().unwrap().len(), records, "{}", mode.name());
+        assert_eq!(file.label.borrow().is_some(), fixed, "{}", mode.name());
+        assert_eq!(Mode::from_name(mode.name()), Some(mode));
+    }
+}
+
+#[test]
+fn trouble_is_refused_in_enforce_mode_and_passes_in_log_mode() {
+    for (mode, collect, store) in [
+        (Mode::Enforce, Verdict::Deny(Cause::CollectFailed), Verdict::Deny(Cause::MeasureFailed)),
+        (Mode::Log, Verdict::Allow, Verdict::Allow),
+    ] {
+        let bench = bench("measure func=BPRM_CHECK", mode);
+        let file = Fake::new(b"x");
+        file.broken.set(true);
+        assert_eq!(bench.check(&file, 0, &EXECUTE), collect);
+        file.broken.set(false);
+        bench.list.0.lock().unwrap().1 = true;
+        assert_eq!(bench.check(&file, 0, &EXECUTE), store);
+        bench.list.0.lock().unwrap().1 = false;
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow, "what was not listed is not taken for known");
+        assert_eq!(bench.list.paths(), ["/a_b"]);
+    }
+}
+
+#[test]
+fn one_access_is_hashed_and_listed_once_however_many_hooks_it_stands_for() {
+    let bench = bench("measure\nappraise\naudit", Mode::Enforce);
+    let file = Fake::new(b"x");
+    file.label_with_digest();
+    // Not settled, so that the cache serves nobody.
+    file.change(b"x", NOW - 1);
+    let hooks = [Func::FileCheck, Func::MmapCheck, Func::BprmCheck].map(|func| Hook { func, mask: 1 });
+    assert_eq!(bench.check(&file, 0, &hooks), Verdict::Allow);
+    assert_eq!((file.hashed.get(), bench.list.paths().len(), bench.records.0.lock().unwrap().len()), (1, 1, 1));
+    file.writers.set(true);
+    assert_eq!(bench.check(&file, 0, &hooks), Verdict::Deny(Cause::Writers), "reading passes, running does not");
+}
+
+#[test]
+fn a_measured_read_of_a_file_open_for_writing_is_a_violation() {
+    let bench = bench("measure func=FILE_CHECK", Mode::Enforce);
+    let file = Fake::new(b"x");
+    file.writers.set(true);
+    for _ in 0..3 {
+        assert_eq!(bench.check(&file, 0, &[Hook { func: Func::FileCheck, mask: 4 }]), Verdict::Allow);
+    }
+    assert_eq!(bench.list.paths(), ["violation /a_b", "/a_b"], "once for each writer");
+    assert_eq!(bench.checker.log().counts().violations, 1);
+    bench.checker.changed(file.id(), true);
+    assert_eq!(bench.check(&file, 0, &[Hook { func: Func::FileCheck, mask: 4 }]), Verdict::Allow);
+    assert_eq!(bench.checker.log().counts().violations, 2);
+}
+
+#[test]
+fn the_same_entry_is_listed_once_for_each_pcr() {
+    let bench = bench("measure func=BPRM_CHECK uid=0\nmeasure func=BPRM_CHECK pcr=11", Mode::Enforce);
+    let file = Fake::new(b"x");
+    for uid in [0, 1000, 0, 1000] {
+        assert_eq!(bench.check(&file, uid, &EXECUTE), Verdict::Allow);
+    }
+    assert_eq!(bench.list.paths().len(), 2);
+    assert!(bench.done(&file));
+}
+
+#[test]
+fn a_digest_label_follows_the_content_once_the_last_writer_has_gone() {
+    const READ: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 4 }];
+    for (name, policy, writes) in
+        [("hash", "hash func=FILE_CHECK", false), ("appraise", "appraise func=FILE_CHECK", true)]
+    {
+        let bench = bench(policy, Mode::Enforce);
+        let (file, task) = (Fake::new(b"x"), User(0));
+        file.label_with_digest();
+        let access = Access { file: &file, task: &task, created: false, writes, now: NOW };
+        assert_eq!(bench.checker.check(&access, &READ), Verdict::Allow, "{name}");
+        file.change(b"y", 2);
+        file.writers.set(true);
+        assert!(!bench.checker.refresh(&file).unwrap(), "{name}: somebody still writes");
+        file.writers.set(false);
+        assert!(bench.checker.refresh(&file).unwrap(), "{name}");
+        assert_eq!(bench.check(&file, 0, &READ), Verdict::Allow, "{name}");
+        file.change(b"z", 3);
+        assert_eq!(bench.checker.refresh(&file).unwrap(), name == "hash", "{name}: once for each access");
+    }
+}
+
+#[test]
+fn a_reader_does_not_have_a_changed_file_labelled() {
+    let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);
+    let file = Fake::new(b"x");
+    file.label_with_digest();
+    assert_eq!(bench.check(&file, 0, &[Hook { func: Func::FileCheck, mask: 4 }]), Verdict::Allow);
+    assert!(!bench.checker.maintains(file.id()));
+    assert!(bench.checker.appraised_by_digest(&file));
+}
+
+#[test]
+fn a_rule_that_audits_makes_one_record() {
+    let bench = bench("audit func=BPRM_CHECK", Mode::Enforce);
+    let file = Fake::new(b"x");
+    for _ in 0..3 {
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+    }
+    assert_eq!(bench.records.0.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_label_of_an_algorithm_that_nobody_can_compute_fails() {
+    let bench = bench("appraise func=BPRM_CHECK", Mode::Enforce);
+    let file = Fake::new(b"x");
+    let mut label = vec![4, HashAlgorithm::Wp512.id()];
+    label.extend([0; 64]);
+    *file.label.borrow_mut() = Some(label);
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::InvalidHash));
+}
+
+#[test]
+fn a_rules_hash_algorithms_are_kept_to() {
+    let bench = bench("appraise func=BPRM_CHECK appraise_algos=sha512", Mode::Enforce);
+    let file = Fake::new(b"x");
+    file.label_with_digest();
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::DeniedHashAlgorithm));
+    assert!(!bench.done(&file));
+}
