@@ -11,32 +11,31 @@
 //! the mark is gone. The kernel drops the mark itself on write(2) and truncate(2); a second group tells of changed attributes
 //! and of the end of the last writer.
 
+mod changes;
+mod judge;
+mod leases;
+mod let_pass;
+mod question;
+
+use self::leases::Leases;
+use self::question::Question;
 use super::workers::{Service, Workers};
 use crate::mounts::{self, Filesystem};
-use crate::opened::{OpenedFile, OpeningTask, now, stamp};
-use crate::process::{self, Opening};
-use crate::sys::fanotify::{Change, ChangeGroup, EventBuffer, Mask, PermissionEvent, PermissionGroup};
-use crate::sys::{identity, lease, process as threads};
+use crate::sys::fanotify::{ChangeGroup, EventBuffer, Mask, PermissionEvent, PermissionGroup};
+use crate::sys::{lease, process as threads};
 use imara_engine::active_policy::{ActivePolicy, decide_alike};
 use imara_engine::cache::{InodeId, Stamp};
-use imara_engine::check::{Access, Checker, File, Hook, Mode, Verdict};
+use imara_engine::check::Checker;
 use imara_engine::policy::{CompiledPolicy, FileFacts};
 use imara_format::policy::Func;
-use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{FileType, Stat};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
-
-const MAY_EXEC: u8 = 1;
-const MAY_WRITE: u8 = 2;
-const MAY_READ: u8 = 4;
-const MAY_APPEND: u8 = 8;
 
 /// From this size on a file is large, in bytes.
 const LARGE: u64 = 64 << 20;
@@ -137,15 +136,6 @@ struct Watched {
     changes: Option<ChangeGroup>,
 }
 
-#[derive(Default)]
-struct Leases {
-    held: HashMap<InodeId, OwnedFd>,
-    by_descriptor: HashMap<RawFd, InodeId>,
-    /// The oldest first; what is no longer held may still be in it.
-    order: VecDeque<InodeId>,
-    most: usize,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these locks protect is never half changed, so a panic elsewhere leaves it sound.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -193,7 +183,7 @@ impl Guard {
             filesystems: RwLock::new(filesystems),
             under_way: Mutex::default(),
             interpreters: Mutex::default(),
-            leases: Mutex::new(Leases { most: (files / LEASE_SHARE).min(1 << 16) as usize, ..Leases::default() }),
+            leases: Mutex::new(Leases::new((files / LEASE_SHARE).min(1 << 16) as usize)),
             lease_thread: AtomicI32::new(0),
             generation: RwLock::new(0),
             replacing: Mutex::default(),
@@ -428,97 +418,7 @@ impl Service for Shared {
     }
 }
 
-/// An event that waits for its answer. Dropped without one it is refused in enforce mode, so that no task waits for ever.
-struct Question<'a> {
-    event: Option<PermissionEvent>,
-    shared: &'a Shared,
-}
-
-impl Question<'_> {
-    fn answer(mut self, allow: bool) -> Option<PermissionEvent> {
-        let event = self.event.take();
-        if let Some(event) = &event {
-            // ENOENT: the task was killed while it waited.
-            let _ = self.shared.group.answer(event.file.as_fd(), allow);
-        }
-        event
-    }
-}
-
-impl Drop for Question<'_> {
-    fn drop(&mut self) {
-        if let Some(event) = self.event.take() {
-            let checker = &self.shared.checker;
-            // What is asked about for a trace's sake alone has nobody to refuse it.
-            let for_the_policy = event.mask.without(wanted(&checker.policy())) != event.mask;
-            let allow = checker.mode() != Mode::Enforce || !for_the_policy;
-            // As above.
-            let _ = self.shared.group.answer(event.file.as_fd(), allow);
-        }
-    }
-}
-
-/// A file that this thread decides on; at the end, however it comes, nobody is left waiting for it.
-struct UnderWay<'a> {
-    id: InodeId,
-    shared: &'a Shared,
-    /// Its entry has been removed in order; another thread's may be in its place.
-    over: bool,
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        if self.over {
-            return;
-        }
-        for event in lock(&self.shared.under_way).remove(&self.id).unwrap_or_default() {
-            drop(Question { event: Some(event), shared: self.shared });
-        }
-    }
-}
-
 impl Shared {
-    /// Ours and the software TPM's own accesses pass: whoever we wait for must not wait for us.
-    fn is_exempt(&self, tid: i32) -> bool {
-        if threads::belongs_to(tid, self.own) {
-            return true;
-        }
-        let software_tpm = self.software_tpm.load(Ordering::Relaxed);
-        if software_tpm == 0 || !threads::belongs_to(tid, software_tpm) {
-            return false;
-        }
-        let alive = self.software_tpm_process.as_ref().is_some_and(|process| {
-            let mut ended = [PollFd::new(process, PollFlags::IN)];
-            let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            rustix::event::poll(&mut ended, Some(&at_once)) == Ok(0)
-        });
-        if !alive {
-            self.software_tpm.store(0, Ordering::Relaxed);
-        }
-        alive
-    }
-
-    /// Whether it is this very program, run by somebody who may write labels: it reads files in order to label or judge
-    /// them and maps none of them, so that opening one is no mapping. Else a library without a label could never get
-    /// one while the guard is in force. The dynamic loader, which would open a library in this program's name
-    /// (LD_PRELOAD), never opens with these flags.
-    fn is_our_tool(&self, task: &OpeningTask, opening: Opening) -> bool {
-        const OURS: u32 = (libc::O_NOFOLLOW | libc::O_NONBLOCK).cast_unsigned();
-        let program = |path: &str| rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
-        matches!(opening, Opening::Flags(flags) if flags & OURS == OURS)
-            && self.program.is_some()
-            && task.credentials().can_administer()
-            && program(&format!("/proc/{}/exe", task.tid)) == self.program
-    }
-
-    /// Drops every mark, and what programs named as their interpreters. A decision from before adds neither.
-    fn ask_again_all(&self) -> io::Result<()> {
-        let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
-        *generation += 1;
-        lock(&self.interpreters).clear();
-        self.group.ask_again_all()
-    }
-
     /// What is to be asked about while a policy is in force.
     fn wanted(&self, policy: &CompiledPolicy) -> Mask {
         if self.ask_always.load(Ordering::SeqCst) { EVERYTHING } else { wanted(policy) }
@@ -539,317 +439,6 @@ impl Shared {
         Ok(Arc::clone(all.entry(device).or_insert(filesystem)))
     }
 
-    fn handle(&self, mut question: Question<'_>, large_too: bool) {
-        let Some(event) = &question.event else {
-            return;
-        };
-        let Ok(stat) = rustix::fs::fstat(&event.file) else {
-            return;
-        };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            // IMA looks at regular files alone, and no inode changes its type.
-            self.mark(event.file.as_fd(), Mask::OPEN.and(Mask::OPEN_EXEC));
-            question.answer(true);
-            return;
-        }
-        if !large_too && stat.st_size.cast_unsigned() > LARGE {
-            let sender = lock(&self.large).clone();
-            // Where too many wait already, the question's end answers it.
-            if let Some(event) = question.event.take()
-                && let Err(TrySendError::Full(event) | TrySendError::Disconnected(event)) = sender.try_send(event)
-            {
-                question.event = Some(event);
-            }
-            return;
-        }
-        let id = InodeId { device: stat.st_dev, inode: stat.st_ino };
-        {
-            let mut under_way = lock(&self.under_way);
-            if let Some(waiting) = under_way.get_mut(&id) {
-                waiting.extend(question.event.take());
-                return;
-            }
-            under_way.insert(id, VecDeque::new());
-        }
-        let mut guard = UnderWay { id, shared: self, over: false };
-        self.judge(question, stat);
-        loop {
-            let next = {
-                let mut under_way = lock(&self.under_way);
-                match under_way.get_mut(&id).and_then(VecDeque::pop_front) {
-                    Some(event) => event,
-                    None => {
-                        under_way.remove(&id);
-                        guard.over = true;
-                        return;
-                    }
-                }
-            };
-            let question = Question { event: Some(next), shared: self };
-            if let Some(stat) = question.event.as_ref().and_then(|event| rustix::fs::fstat(&event.file).ok()) {
-                self.judge(question, stat);
-            }
-        }
-    }
-
-    /// From the event to the answer.
-    fn judge(&self, question: Question<'_>, stat: Stat) {
-        let Some(event) = &question.event else {
-            return;
-        };
-        if event.tid == 0 {
-            // Somebody outside our pid namespace, of whom nothing can be known.
-            return;
-        }
-        let Ok(filesystem) = self.filesystem_of_device(stat.st_dev, event.file.as_fd()) else {
-            return;
-        };
-        let generation = *self.generation.read().unwrap_or_else(PoisonError::into_inner);
-        let file = OpenedFile::of_event(event.file.as_fd(), stat, filesystem, &self.stopping);
-        let task = OpeningTask::new(event.tid);
-        let policy = self.checker.policy();
-        let interpreter = lock(&self.interpreters).get(&file.id()) == Some(&stamp(&file.stat));
-        let executes = event.mask.contains(Mask::OPEN_EXEC) && !interpreter;
-        let mut hooks = Vec::with_capacity(6);
-        if executes {
-            hooks.push(Hook { func: Func::BprmCheck, mask: MAY_EXEC });
-            hooks.push(Hook { func: Func::CredsCheck, mask: MAY_EXEC });
-        }
-        let (mut writes, mut created) = (false, false);
-        if event.mask.contains(Mask::OPEN) {
-            let nobody_writes = file.nobody_writes();
-            let always = self.ask_always.load(Ordering::Relaxed);
-            let mappable = file.mappable(&policy) || always && file.elf().is_some_and(|elf| elf.executable_segment);
-            let asks = always
-                || policy.needs_mask(Func::FileCheck)
-                || nobody_writes != Some(true)
-                || file.stat.st_size == 0
-                || mappable;
-            let opening =
-                if asks { process::opening(event.tid) } else { Opening::Flags(libc::O_RDONLY.cast_unsigned()) };
-            let mask = access_mask(opening, nobody_writes);
-            writes = mask & MAY_WRITE != 0;
-            created = matches!(opening, Opening::Flags(flags) if flags & libc::O_CREAT.cast_unsigned() != 0)
-                && file.is_newborn();
-            hooks.push(Hook { func: Func::FileCheck, mask });
-            if opening == Opening::Unknown && mask != MAY_READ {
-                // Nobody may get round a rule for readers by a way of opening that does not show.
-                hooks.push(Hook { func: Func::FileCheck, mask: MAY_READ });
-            }
-            if mask & (MAY_READ | MAY_EXEC) != 0 && mappable && !self.is_our_tool(&task, opening) {
-                hooks.push(Hook { func: Func::MmapCheck, mask: MAY_EXEC });
-                hooks.push(Hook { func: Func::MmapCheckReqprot, mask: MAY_EXEC });
-            }
-        }
-        if !writes && self.checker.maintains(file.id()) {
-            // The last writer has gone and the notice of it may still be on its way. A label that cannot be written
-            // stays as it was, and is judged as it is.
-            let _ = self.checker.refresh(&file);
-        }
-        let access = Access { file: &file, task: &task, created, writes, now: now() };
-        let verdict = self.checker.check(&access, &hooks);
-        if verdict == Verdict::Allow {
-            if executes {
-                self.note_interpreter(&file, &access, generation);
-            }
-            if !writes {
-                self.let_pass(&file, interpreter, generation);
-            }
-        }
-        question.answer(verdict == Verdict::Allow);
-    }
-
-    /// Tells the kernel not to ask again, where that is safe.
-    fn let_pass(&self, file: &OpenedFile<'_>, interpreter: bool, generation: u64) {
-        // The state that was judged: owner and group are in it as well.
-        let before = stamp(&file.stat);
-        if self.ask_always.load(Ordering::SeqCst) || !self.changes_are_told(file) {
-            return;
-        }
-        let policy = self.checker.policy();
-        let opened: &[Func] = if file.mappable(&policy) {
-            &[Func::FileCheck, Func::MmapCheck, Func::MmapCheckReqprot]
-        } else {
-            &[Func::FileCheck]
-        };
-        let executed: &[Func] = if interpreter { &[] } else { &[Func::BprmCheck, Func::CredsCheck] };
-        let mut mask = Mask::NONE;
-        let mut content_matters = false;
-        for (funcs, kind) in [(opened, Mask::OPEN), (executed, Mask::OPEN_EXEC)] {
-            if self.checker.nothing_to_do(file, funcs) {
-                mask = mask.and(kind);
-            } else if self.checker.done_for_everybody(file, funcs) {
-                mask = mask.and(kind);
-                content_matters = true;
-            }
-        }
-        // Whether a file can be mapped executable is in its content, too.
-        content_matters |= policy.wants(Func::MmapCheck);
-        if mask.is_none() {
-            return;
-        }
-        if content_matters && file.nobody_writes() != Some(true) {
-            return;
-        }
-        if mask.contains(Mask::OPEN) && self.checker.appraised_by_digest(file) {
-            // The mark hides the open of a writer, whose change the label has to follow. That root would be let through
-            // is known; who else may write must be asked.
-            if !file.root_only() {
-                return;
-            }
-            self.checker.maintain(file.id());
-        }
-        let current = self.generation.read().unwrap_or_else(PoisonError::into_inner);
-        if *current != generation {
-            return;
-        }
-        // Held until the mark is set: a lease that is broken meanwhile is given up after it, and the mark with it.
-        let mut leases = lock(&self.leases);
-        if content_matters && !file.root_only() && self.hold_lease(file, &mut leases).is_err() {
-            return;
-        }
-        if !self.mark(file.file, mask) {
-            return;
-        }
-        drop(leases);
-        if file.stamp().ok() != Some(before) {
-            // It changed in between: the mark came too late. Failing to take it back cannot happen on a live group.
-            let _ = self.group.ask_again_descriptor(file.file);
-        }
-    }
-
-    fn mark(&self, file: BorrowedFd<'_>, mask: Mask) -> bool {
-        let marked = self.group.ignore_inode(file, mask).is_ok();
-        if marked {
-            self.counters.marks.fetch_add(1, Ordering::Relaxed);
-        }
-        marked
-    }
-
-    fn changes_are_told(&self, file: &OpenedFile<'_>) -> bool {
-        // One file system may be watched by several directories of it; a subvolume has a device number of its own.
-        self.watched.iter().all(|watched| watched.changes.is_some())
-            || self.watched.iter().any(|watched| {
-                watched.changes.is_some()
-                    && rustix::fs::fstat(&watched.directory).is_ok_and(|stat| stat.st_dev == file.stat.st_dev)
-            })
-    }
-
-    /// Takes a read lease on a descriptor of its own, which outlives the event's; one for each inode.
-    fn hold_lease(&self, file: &OpenedFile<'_>, leases: &mut Leases) -> io::Result<()> {
-        if leases.held.contains_key(&file.id()) {
-            return Ok(());
-        }
-        let kept = file.file.try_clone_to_owned()?;
-        lease::hold(kept.as_fd(), self.lease_thread.load(Ordering::Relaxed))?;
-        while leases.held.len() >= leases.most
-            && let Some(oldest) = leases.order.pop_front()
-        {
-            if let Some(file) = leases.held.remove(&oldest) {
-                leases.by_descriptor.remove(&file.as_raw_fd());
-                self.checker.cache().forget(oldest);
-                self.give_up_lease(&file);
-            }
-        }
-        leases.by_descriptor.insert(kept.as_raw_fd(), file.id());
-        leases.held.insert(file.id(), kept);
-        leases.order.push_back(file.id());
-        Ok(())
-    }
-
-    /// The mark goes first: from then on the file is asked about again.
-    fn give_up_lease(&self, file: &OwnedFd) {
-        // Neither fails on descriptors that are ours.
-        let _ = self.group.ask_again_descriptor(file.as_fd());
-        let _ = lease::release(file.as_fd());
-    }
-
-    fn drop_lease(&self, id: InodeId) {
-        let mut leases = lock(&self.leases);
-        if let Some(file) = leases.held.remove(&id) {
-            leases.by_descriptor.remove(&file.as_raw_fd());
-            self.give_up_lease(&file);
-        }
-    }
-
-    fn release_all_leases(&self) {
-        let mut leases = lock(&self.leases);
-        leases.order.clear();
-        leases.by_descriptor.clear();
-        for (id, file) in leases.held.drain() {
-            self.checker.cache().forget(id);
-            self.give_up_lease(&file);
-        }
-    }
-
-    /// A thread's life: lets go of every lease that stands in a writer's way.
-    fn watch_leases(&self) {
-        while !self.stopping.load(Ordering::Relaxed) {
-            match lease::wait_broken(500) {
-                None => {}
-                Some(lease::Broken::Descriptor(number)) => {
-                    self.counters.leases_broken.fetch_add(1, Ordering::Relaxed);
-                    let mut leases = lock(&self.leases);
-                    let Some(id) = leases.by_descriptor.remove(&number) else {
-                        continue;
-                    };
-                    if let Some(file) = leases.held.remove(&id) {
-                        self.checker.cache().forget(id);
-                        self.give_up_lease(&file);
-                    }
-                    if leases.order.len() > 2 * leases.held.len() + 1024 {
-                        let Leases { order, held, .. } = &mut *leases;
-                        order.retain(|id| held.contains_key(id));
-                    }
-                }
-                // More signals than the queue takes: nobody knows whose.
-                Some(lease::Broken::Any) => self.release_all_leases(),
-            }
-        }
-    }
-
-    /// A thread's life: takes back what was let pass when attributes change or the last writer goes.
-    fn watch_changes(&self, index: usize, labels: &SyncSender<OwnedFd>) {
-        let Some(Watched { directory, changes: Some(changes), .. }) = self.watched.get(index) else {
-            return;
-        };
-        let mut buffer = EventBuffer::new(256);
-        while !self.stopping.load(Ordering::Relaxed) {
-            // EINTR is how it is ended.
-            let _ = changes.read(&mut buffer, |change| {
-                self.counters.changes.fetch_add(1, Ordering::Relaxed);
-                match change {
-                    Change::Inode { handle, writer_gone } => {
-                        // Gone meanwhile: nobody opens it any more.
-                        let Ok(file) = identity::open_path(directory.as_fd(), handle.kind, handle.bytes) else {
-                            return;
-                        };
-                        let id =
-                            rustix::fs::fstat(&file).map(|stat| InodeId { device: stat.st_dev, inode: stat.st_ino });
-                        if let Ok(id) = id {
-                            self.checker.changed(id, writer_gone);
-                            lock(&self.interpreters).remove(&id);
-                            // It may have been deleted, and a descriptor of ours keeps its room taken.
-                            self.drop_lease(id);
-                        }
-                        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-                        // ENOENT, no mark, is no error; anything else cannot happen on a live group.
-                        let _ = self.group.ask_again(Path::new(&path));
-                        if writer_gone && id.is_ok_and(|id| self.checker.maintains(id)) {
-                            // Hashing takes time, and changes must not wait for it; where the queue is full the next
-                            // open sees to it.
-                            let _ = labels.try_send(file);
-                        }
-                    }
-                    Change::Overflow => {
-                        self.checker.cache().clear();
-                        let _ = self.ask_again_all();
-                    }
-                }
-            });
-        }
-    }
-
     /// A thread's life: decides on large files.
     fn judge_large(&self, events: &Mutex<Receiver<PermissionEvent>>) {
         while !self.stopping.load(Ordering::Relaxed) {
@@ -859,52 +448,6 @@ impl Shared {
                 // As in `work`.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.handle(question, true)));
             }
-        }
-    }
-
-    /// A thread's life: has digest labels follow what was written.
-    fn refresh_labels(&self, files: &Receiver<OwnedFd>) {
-        while !self.stopping.load(Ordering::Relaxed) {
-            let Ok(named) = files.recv_timeout(std::time::Duration::from_millis(500)) else {
-                continue;
-            };
-            // Our own open passes. A file that cannot be read or labelled is judged as it is.
-            let path = format!("/proc/self/fd/{}", named.as_raw_fd());
-            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-            let Ok(file) = rustix::fs::open(path.as_str(), flags, rustix::fs::Mode::empty()) else {
-                continue;
-            };
-            if let Ok(opened) = OpenedFile::new(file.as_fd()) {
-                let _ = self.checker.refresh(&opened);
-            }
-        }
-    }
-
-    /// The interpreter that a program names is opened for execution, too, but IMA does not ask BPRM_CHECK for it. Only a
-    /// program that was appraised and passed is believed, so that nobody can excuse a file of their own.
-    fn note_interpreter(&self, file: &OpenedFile<'_>, access: &Access<'_>, generation: u64) {
-        let Some((offset, length)) = file.elf().and_then(|elf| elf.interpreter) else {
-            return;
-        };
-        if !self.checker.may_name_interpreter(access) {
-            return;
-        }
-        let Some(path) = file.interpreter_path(offset, length) else {
-            return;
-        };
-        // In our own root, whose file systems answer: the task's may be a trap. A container's own interpreter is then
-        // asked BPRM_CHECK, which is stricter than the kernel.
-        if let Ok(stat) = rustix::fs::stat(path.as_str()) {
-            // Another mode or policy may not have let the program pass.
-            let current = self.generation.read().unwrap_or_else(PoisonError::into_inner);
-            if *current != generation {
-                return;
-            }
-            let mut interpreters = lock(&self.interpreters);
-            if interpreters.len() >= 1024 {
-                interpreters.clear();
-            }
-            interpreters.insert(InodeId { device: stat.st_dev, inode: stat.st_ino }, stamp(&stat));
         }
     }
 }
@@ -938,55 +481,4 @@ fn wanted(policy: &CompiledPolicy) -> Mask {
         mask = mask.and(Mask::OPEN_EXEC);
     }
     mask
-}
-
-/// The `MAY_*` bits of an open: those of its flags. Where the flags do not show, an open is for reading, and for writing as
-/// well when somebody can write.
-fn access_mask(opening: Opening, nobody_writes: Option<bool>) -> u8 {
-    const ACCESS: u32 = libc::O_ACCMODE.cast_unsigned();
-    const WRITE_ONLY: u32 = libc::O_WRONLY.cast_unsigned();
-    const READ_ONLY: u32 = libc::O_RDONLY.cast_unsigned();
-    match opening {
-        Opening::Exec => MAY_EXEC,
-        Opening::Flags(flags) => {
-            let mut mask = match flags & ACCESS {
-                READ_ONLY => MAY_READ,
-                WRITE_ONLY => MAY_WRITE,
-                _ => MAY_READ | MAY_WRITE,
-            };
-            if flags & libc::O_TRUNC.cast_unsigned() != 0 {
-                mask |= MAY_WRITE;
-            }
-            if flags & libc::O_APPEND.cast_unsigned() != 0 {
-                mask |= MAY_APPEND;
-            }
-            mask
-        }
-        Opening::Unknown if nobody_writes == Some(false) => MAY_READ | MAY_WRITE,
-        Opening::Unknown => MAY_READ,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_access_is_what_the_open_flags_say() {
-        let flags = |flags: i32| Opening::Flags(flags.cast_unsigned());
-        for (opening, nobody_writes, expected) in [
-            (flags(libc::O_RDONLY), Some(true), MAY_READ),
-            (flags(libc::O_WRONLY), Some(false), MAY_WRITE),
-            (flags(libc::O_RDWR), Some(false), MAY_READ | MAY_WRITE),
-            (flags(3), None, MAY_READ | MAY_WRITE),
-            (flags(libc::O_RDONLY | libc::O_TRUNC), None, MAY_READ | MAY_WRITE),
-            (flags(libc::O_WRONLY | libc::O_APPEND), None, MAY_WRITE | MAY_APPEND),
-            (Opening::Exec, Some(true), MAY_EXEC),
-            (Opening::Unknown, Some(true), MAY_READ),
-            (Opening::Unknown, None, MAY_READ),
-            (Opening::Unknown, Some(false), MAY_READ | MAY_WRITE),
-        ] {
-            assert_eq!(access_mask(opening, nobody_writes), expected, "{opening:?} {nobody_writes:?}");
-        }
-    }
 }
