@@ -656,3 +656,14 @@ impl Drop for Mapping {
         let _ = self.child.wait();
     }
 }
+
+/// open(2)'s flags have the same numbers wherever this runs.
+pub fn libc_flags(name: &str) -> i32 {
+    match name {
+        "O_RDONLY" => 0,
+        "O_WRONLY" => 1,
+        "O_RDWR" => 2,
+        "O_TRUNC" => 0o1000,
+        other => panic!("{other}"),
+    }
+}

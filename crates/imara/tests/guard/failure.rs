@@ -1,0 +1,206 @@
+//! Whatever fails or is slow, nobody hangs.
+
+use crate::scratch::*;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[test]
+fn nobody_hangs_when_the_guard_is_killed() {
+    let mut scratch = scratch!("nobody_hangs_when_the_guard_is_killed");
+    for number in 0..20 {
+        scratch.signed_program(&format!("f{number}"));
+    }
+    let large = scratch.data("large", 0);
+    OpenOptions::new().write(true).open(&large).unwrap().set_len(1 << 40).unwrap();
+    let policy = format!("{SIGNED_PROGRAMS}measure func=FILE_CHECK mask=MAY_READ\n");
+    scratch.guard(&policy, "enforce");
+    let mnt = scratch.mnt.to_str().unwrap().to_owned();
+    let mut blocked = start(&mut scratch.tool(&["open", "0", large.to_str().unwrap(), "1"])).unwrap();
+    let mut busy: Vec<Child> =
+        (0..4).map(|seed| start(&mut scratch.tool(&["mix", &mnt, "20", "1500", &seed.to_string()])).unwrap()).collect();
+    thread::sleep(Duration::from_millis(100));
+    assert!(blocked.try_wait().unwrap().is_none(), "hashing a terabyte takes longer");
+    scratch.kill();
+    let status = ended(&mut blocked, PATIENCE).expect("an access that waited goes on");
+    assert_eq!(status.code(), Some(0));
+    for child in &mut busy {
+        assert_eq!(ended(child, PATIENCE).expect("nobody hangs").code(), Some(0));
+    }
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    let chain = scratch.status()["list"]["chain"].as_str().unwrap().to_owned();
+    assert!(chain.starts_with("whole"), "{chain}");
+    scratch.proven();
+}
+
+#[test]
+fn the_guards_own_files_may_lie_on_what_it_watches() {
+    let mut scratch = scratch!("the_guards_own_files_may_lie_on_what_it_watches");
+    scratch.run = scratch.on("run");
+    scratch.imara = scratch.on("imara");
+    copy(IMARA, &scratch.imara);
+    let mut cp = command("cp");
+    must(cp.arg("-r").arg(scratch.path("keys")).arg(scratch.on("keys")));
+    let files = scratch.on("files");
+    fs::create_dir(&files).unwrap();
+    for number in 0..200 {
+        copy_quickly(Path::new("/bin/true"), &files.join(format!("f{number}")));
+    }
+    let half: Vec<PathBuf> = (0..100).map(|number| files.join(format!("f{number}"))).collect();
+    let mut labelled: Vec<&Path> = half.iter().map(PathBuf::as_path).collect();
+    let (imara, key, policy) = (scratch.imara.clone(), scratch.on("keys/x509_ima.der"), scratch.on("policy"));
+    labelled.push(&imara);
+    fs::write(&policy, "measure\nappraise func=FILE_CHECK mask=MAY_READ\nappraise func=BPRM_CHECK\naudit\n").unwrap();
+    scratch.sign(&labelled);
+    settle();
+    let mnt = scratch.mnt.clone();
+    if let Err(failed) = scratch.launch_with(&mnt, &policy, &key, "log", &[]) {
+        panic!("{}", failed.stderr);
+    }
+    assert!(opens(&policy) && runs(&files.join("f0")) && runs(&files.join("f150")));
+    scratch.proven();
+    let mut busy: Vec<Child> = (0..8)
+        .map(|seed| {
+            start(&mut scratch.tool(&["mix", files.to_str().unwrap(), "200", "500", &seed.to_string()])).unwrap()
+        })
+        .collect();
+    let mut modes = ["enforce", "log"].iter().cycle();
+    let begun = Instant::now();
+    while busy.iter_mut().any(|child| child.try_wait().unwrap().is_none()) {
+        assert!(begun.elapsed() < PATIENCE, "accesses hang");
+        scratch.switch(modes.next().unwrap());
+    }
+    for child in &mut busy {
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+    scratch.switch("enforce");
+    assert!(runs(&files.join("f1")) && !runs(&files.join("f151")) && !opens(&policy));
+    assert!(opens(&files.join("f2")) && !opens(&files.join("f152")));
+    for number in 0..200 {
+        assert_eq!(opens(&files.join(format!("f{number}"))), number < 100, "f{number}, let pass before or not");
+    }
+    assert!(scratch.alive());
+    scratch.switch("log");
+    scratch.proven();
+    scratch.stop();
+    assert!(fs::metadata(scratch.run.join("audit.log")).unwrap().len() > 0);
+}
+
+fn copy_quickly(from: &Path, to: &Path) {
+    fs::copy(from, to).unwrap();
+}
+
+#[test]
+fn large_files_do_not_hold_up_small_ones() {
+    let mut scratch = scratch!("large_files_do_not_hold_up_small_ones");
+    let small: Vec<PathBuf> = (0..20).map(|number| scratch.signed_program(&format!("small-{number}"))).collect();
+    let policy = format!("{SIGNED_PROGRAMS}measure func=FILE_CHECK mask=MAY_READ\n");
+    let mut opening = Vec::new();
+    let large: Vec<PathBuf> = (0..12).map(|number| scratch.on(&format!("large-{number}"))).collect();
+    for path in &large {
+        File::create(path).unwrap().set_len(1 << 40).unwrap();
+    }
+    settle();
+    scratch.guard(&policy, "enforce");
+    for path in &large {
+        opening.push(start(&mut scratch.tool(&["open", "0", path.to_str().unwrap(), "1"])).unwrap());
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mut slowest = Duration::ZERO;
+    for path in &small {
+        let begun = Instant::now();
+        assert!(runs(path));
+        slowest = slowest.max(begun.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(2), "a small program waited for {slowest:?}");
+    assert!(opening.iter_mut().all(|child| child.try_wait().unwrap().is_none()), "hashing a terabyte takes longer");
+    assert!(scratch.alive());
+    scratch.kill();
+    for child in &mut opening {
+        ended(child, PATIENCE).expect("nobody hangs");
+    }
+}
+
+#[test]
+fn few_descriptors_are_enough() {
+    let mut scratch = scratch!("few_descriptors_are_enough");
+    let limited = scratch.path("limited-imara");
+    fs::write(&limited, format!("#!/bin/sh\nulimit -n 96\nexec '{IMARA}' \"$@\"\n")).unwrap();
+    fs::set_permissions(&limited, fs::Permissions::from_mode(0o755)).unwrap();
+    let paths: Vec<PathBuf> = (0..300).map(|number| scratch.data(&format!("f{number}"), USER)).collect();
+    let signed = scratch.signed_program("signed");
+    settle();
+    scratch.imara = limited;
+    scratch.guard(&format!("{SIGNED_PROGRAMS}measure func=FILE_CHECK mask=MAY_READ\n"), "enforce");
+    scratch.imara = IMARA.into();
+    for _ in 0..2 {
+        assert!(paths.iter().all(|path| opens(path)));
+    }
+    let status = scratch.status();
+    let leases = status["kernel"]["leases"].as_u64().unwrap();
+    assert!(leases > 0 && leases <= 24, "{leases} leases");
+    assert_eq!(status["kernel"]["lost"], 0);
+    shell(&format!("for file in '{}'/f*; do echo more >> \"$file\"; done", scratch.mnt.display()));
+    assert!(paths.iter().all(|path| opens(path)) && runs(&signed) && scratch.alive());
+    assert!(paths.iter().all(|path| scratch.listed(path) == 2));
+    scratch.proven();
+}
+
+#[test]
+fn a_tpm_that_is_lost_while_the_guard_runs_shows_when_the_list_is_verified() {
+    let mut scratch = scratch!("a_tpm_that_is_lost_while_the_guard_runs_shows_when_the_list_is_verified");
+    let programs = ["one", "two"].map(|name| scratch.signed_program(name));
+    settle();
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    assert!(runs(&programs[0]));
+    scratch.proven();
+    scratch.kill_swtpm();
+    assert!(runs(&programs[1]) && runs(&programs[0]), "the entry stands, and accesses go on");
+    assert!(!runs(&scratch.program("unsigned")));
+    assert_eq!(scratch.listed(&programs[1]), 1);
+    assert!(scratch.status()["list"]["not_in_tpm"].as_u64().unwrap() > 0);
+    let verified = scratch.imara(&["measurement", "verify"]);
+    assert!(matches!(verified.status.code(), Some(1 | 3)), "{verified:?}");
+    assert!(scratch.alive());
+}
+
+#[test]
+fn what_cannot_be_listed_is_refused_until_it_can() {
+    let mut scratch = scratch!("what_cannot_be_listed_is_refused_until_it_can");
+    /// A small file system for the runtime directory.
+    struct Small(PathBuf);
+    impl Drop for Small {
+        fn drop(&mut self) {
+            let _ = output(command("umount").arg("-l").arg(&self.0));
+        }
+    }
+    let small = scratch.path("small");
+    fs::create_dir(&small).unwrap();
+    must(command("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(&small));
+    let small = Small(small);
+    scratch.run = small.0.join("run");
+    let programs: Vec<PathBuf> = (0..40).map(|number| scratch.signed_program(&format!("p{number}"))).collect();
+    settle();
+    scratch.guard_with(SIGNED_PROGRAMS, "enforce", &["--tpm", "none"]);
+    assert!(runs(&programs[0]));
+    let filler = small.0.join("filler");
+    let filled = output(command("dd").args(["if=/dev/zero", "bs=4k"]).arg(format!("of={}", filler.display()))).unwrap();
+    assert!(!filled.status.success(), "the file system is full");
+    // What is left of the list's last page.
+    let refused = programs.iter().skip(1).filter(|path| !runs(path)).count();
+    assert!(refused > 0);
+    assert_eq!(scratch.status()["recent"][0]["cause"], "measurement-failed");
+    assert!(runs(&programs[0]), "what is listed already");
+    fs::remove_file(&filler).unwrap();
+    assert!(programs.iter().all(|path| runs(path)), "there is room again");
+    assert!(programs.iter().all(|path| scratch.listed(path) == 1));
+    assert_eq!(scratch.list().len(), 1 + programs.len());
+    let mut verify = command(IMARA);
+    let verified =
+        must(verify.args(["measurement", "verify", "-"]).stdin(File::open(scratch.run.join("measurements")).unwrap()));
+    assert!(text(&verified.stdout).contains("entries 41"), "no entry is broken: {verified:?}");
+    scratch.stop();
+}

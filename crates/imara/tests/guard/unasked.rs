@@ -1,0 +1,127 @@
+//! What the kernel does not ask about again, and everything that must make it ask.
+
+use crate::scratch::*;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[test]
+fn a_file_that_was_judged_is_not_asked_about_until_it_changes() {
+    let mut scratch = scratch!("a_file_that_was_judged_is_not_asked_about_until_it_changes");
+    type Change = fn(&Scratch, &Path);
+    let cases: [(&str, u32, Change); 10] = [
+        ("written by root", 0, |_, path| drop(shell(&format!("echo more >> '{}'", path.display())))),
+        ("written by its owner", USER, |scratch, path| {
+            let script = format!("echo more >> '{}'", path.display());
+            must(command("sh").args(["-ec", &script]).uid(USER).gid(USER));
+            let broken = scratch.status()["kernel"]["leases_broken"].as_u64().unwrap();
+            assert!(broken > 0, "a lease was in the way");
+        }),
+        ("truncated", 0, |_, path| drop(must(command("truncate").args(["-s", "10"]).arg(path)))),
+        ("opened with O_TRUNC", USER, |scratch, path| {
+            let flags = libc_flags("O_WRONLY") | libc_flags("O_TRUNC");
+            assert_eq!(scratch.open_as(USER, flags, path, 1), 0);
+        }),
+        ("changed in place, its times put back", 0, |scratch, path| {
+            let times = scratch.path("times");
+            must(command("touch").arg("-r").arg(path).arg(&times));
+            change_a_byte(path);
+            must(command("touch").arg("-r").arg(&times).arg(path));
+        }),
+        ("another label", 0, |_, path| {
+            must(command("setfattr").args(["-n", "security.ima", "-v", "0x0302040000000000"]).arg(path));
+        }),
+        ("no label", 0, |_, path| drop(must(command("setfattr").args(["-x", "security.ima"]).arg(path)))),
+        ("given to somebody whose files need a signature by a rule of their own", 0, |_, path| {
+            must(command("setfattr").args(["-x", "security.ima"]).arg(path));
+            must(command("chown").arg("1234").arg(path));
+        }),
+        ("another file in its place", 0, |scratch, path| {
+            let other = scratch.on("other");
+            copy("/bin/true", &other);
+            fs::rename(&other, path).unwrap();
+        }),
+        ("stored to through a mapping", USER, |scratch, path| Mapping::new(scratch, USER, path).store()),
+    ];
+    let mut policy = "measure func=FILE_CHECK mask=^MAY_READ\n".to_owned();
+    policy.push_str("appraise func=FILE_CHECK mask=MAY_READ appraise_type=imasig\n");
+    let paths: Vec<PathBuf> =
+        cases.iter().enumerate().map(|(number, (_, owner, _))| scratch.data(&format!("f{number}"), *owner)).collect();
+    scratch.sign(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    settle();
+    scratch.guard(&policy, "enforce");
+    for ((what, owner, change), path) in cases.iter().zip(&paths) {
+        assert!(opens(path), "{what}: before");
+        let before = scratch.events();
+        assert_eq!(scratch.open_as(0, libc_flags("O_RDONLY"), path, 500), 0, "{what}");
+        assert_eq!(scratch.open_as(USER, libc_flags("O_RDONLY"), path, 500), 0, "{what}");
+        let asked = scratch.events() - before;
+        assert!(asked < 20, "{what}: asked {asked} times for 1000 opens");
+        assert_eq!(scratch.status()["kernel"]["leases"].as_u64().unwrap() > 0, *owner == USER, "{what}");
+        change(&scratch, path);
+        eventually(&format!("refused when {what}"), Duration::from_secs(1), || !opens(path));
+        for _ in 0..20 {
+            assert!(!opens(path), "{what}: stays refused");
+        }
+    }
+    assert!(scratch.alive());
+    scratch.proven();
+}
+
+#[test]
+fn a_file_is_asked_about_again_when_its_mode_changes() {
+    let mut scratch = scratch!("a_file_is_asked_about_again_when_its_mode_changes");
+    let path = scratch.data("file", 0);
+    settle();
+    scratch.guard("measure func=FILE_CHECK fowner=0\nappraise func=FILE_CHECK fowner=1001\n", "enforce");
+    for (what, change) in [("chmod", "chmod 604"), ("chown", "chown 1002"), ("chown to the appraised", "chown 1001")] {
+        assert!(opens(&path), "{what}");
+        settle();
+        assert!(opens(&path), "{what}");
+        let quiet = scratch.events();
+        assert!((0..50).all(|_| opens(&path)));
+        assert!(scratch.events() - quiet < 10, "{what}: not asked before");
+        shell(&format!("{change} '{}'", path.display()));
+        eventually(&format!("asked again after {what}"), Duration::from_secs(1), || {
+            let before = scratch.events();
+            !opens(&path) || scratch.events() > before
+        });
+    }
+    eventually("an unlabelled file of the appraised owner is refused", Duration::from_secs(1), || !opens(&path));
+}
+
+#[test]
+fn a_store_through_a_mapping_that_changes_no_time_is_seen() {
+    let mut scratch = scratch!("a_store_through_a_mapping_that_changes_no_time_is_seen");
+    let path = scratch.data("file", USER);
+    scratch.sign(&[&path]);
+    settle();
+    scratch.guard("appraise func=FILE_CHECK mask=MAY_READ appraise_type=imasig\n", "enforce");
+    assert!(opens(&path));
+    let mut mapping = Mapping::new(&scratch, USER, &path);
+    for round in 0..10 {
+        assert!(opens(&path), "{round}: as it was signed");
+        mapping.store();
+        // Only the first of these touches the file's times: the page is writable from then on.
+        assert!(!opens(&path), "{round}: changed");
+        mapping.store();
+    }
+    drop(mapping);
+    settle();
+    assert!(opens(&path) && opens(&path));
+}
+
+#[test]
+fn roots_own_store_through_a_mapping_is_seen_when_the_mapping_ends() {
+    let mut scratch = scratch!("roots_own_store_through_a_mapping_is_seen_when_the_mapping_ends");
+    let path = scratch.data("file", 0);
+    scratch.sign(&[&path]);
+    settle();
+    scratch.guard("appraise func=FILE_CHECK mask=MAY_READ appraise_type=imasig\n", "enforce");
+    assert!(opens(&path) && opens(&path));
+    let mut mapping = Mapping::new(&scratch, 0, &path);
+    mapping.store();
+    drop(mapping);
+    eventually("refused afterwards", Duration::from_secs(1), || !opens(&path));
+}
