@@ -11,6 +11,7 @@ pub mod key;
 pub mod man;
 pub mod measurement;
 pub mod mode;
+pub mod new_files;
 pub mod paths;
 pub mod policy;
 pub mod show;

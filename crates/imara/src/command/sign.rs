@@ -1,7 +1,8 @@
 //! `imara sign`.
 
 use super::CommandResult;
-use super::key::{Passphrase, stage};
+use super::key::Passphrase;
+use super::new_files::stage;
 use super::paths::{Paths, path_json, printable, read, signature_file};
 use crate::output::{Failure, Outcome, complain, print, print_json};
 use imara_engine::crypto::{KeyError, PublicKey, SigningKey};

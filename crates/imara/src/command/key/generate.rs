@@ -1,34 +1,22 @@
-//! `imara key`.
+//! `imara key generate`.
 
-use super::CommandResult;
+use super::passphrase::Passphrase;
+use crate::command::CommandResult;
+use crate::command::new_files::write_together;
 use crate::output::{Failure, Outcome, print, print_json};
 use imara_engine::crypto::{KeyType, SigningKey};
 use imara_format::hash::to_hex;
 use serde_json::json;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use zeroize::Zeroizing;
-
-/// Key material: generate.
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(clap::Subcommand)]
-enum Command {
-    Generate(Generate),
-}
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
 /// Make a key to sign files with, and its certificate.
 ///
 /// Writes privkey_ima.pem, pubkey_ima.pem and x509_ima.der (or _evm), the names that evmctl and the kernel look for. The
 /// certificate is signed by the key itself; it is for a digital signature and no CA, as the kernel's .ima keyring asks.
 #[derive(clap::Args)]
-struct Generate {
+pub struct Generate {
     /// The folder to write to; it is made if it is not there
     #[arg(long, value_name = "DIR", default_value = "/etc/keys")]
     out: PathBuf,
@@ -60,18 +48,6 @@ struct Generate {
     quiet: bool,
 }
 
-/// Where the passphrase of a private key comes from. Without any of these the environment's IMARA_KEY_PASSPHRASE counts,
-/// then EVMCTL_KEY_PASSWORD.
-#[derive(clap::Args)]
-pub struct Passphrase {
-    /// The private key's passphrase is the first line of F; `-` is standard input
-    #[arg(long, value_name = "F", conflicts_with = "passphrase")]
-    passphrase_file: Option<PathBuf>,
-    /// Ask for the private key's passphrase on the terminal
-    #[arg(long)]
-    passphrase: bool,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Purpose {
     /// Files: security.ima
@@ -91,18 +67,12 @@ enum Type {
     Rsa1024,
 }
 
-/// Runs it.
-///
-/// # Errors
-/// What the command could not do.
-pub fn run(arguments: Arguments) -> CommandResult {
-    match arguments.command {
-        Command::Generate(generate) => generate.run(),
-    }
-}
-
 impl Generate {
-    fn run(self) -> CommandResult {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the command could not do.
+    pub fn run(self) -> CommandResult {
         let (suffix, name) = match self.purpose {
             Purpose::Ima => ("ima", "IMA signing key"),
             Purpose::Evm => ("evm", "EVM signing key"),
@@ -182,104 +152,5 @@ impl Generate {
             }
         }
         Ok(Outcome::Done)
-    }
-}
-
-impl Passphrase {
-    /// The passphrase, if one is given; a `new` one is asked for twice.
-    ///
-    /// # Errors
-    /// An unreadable file, no terminal to ask on, or two answers that differ.
-    pub fn find(&self, new: bool) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
-        let found = if let Some(path) = &self.passphrase_file {
-            let bytes = super::paths::read(path).map(Zeroizing::new);
-            let bytes = bytes.map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
-            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-            Zeroizing::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
-        } else if self.passphrase {
-            let passphrase = ask("Passphrase of the private key: ")?;
-            if new && ask("The same once more: ")? != passphrase {
-                return Err(Failure::failed("the two passphrases differ; nothing was written"));
-            }
-            passphrase
-        } else {
-            let given = ["IMARA_KEY_PASSPHRASE", "EVMCTL_KEY_PASSWORD"].into_iter();
-            let mut given = given.filter_map(std::env::var_os).filter(|passphrase| !passphrase.is_empty());
-            match given.next() {
-                Some(passphrase) => Zeroizing::new(std::os::unix::ffi::OsStringExt::into_vec(passphrase)),
-                None => return Ok(None),
-            }
-        };
-        match found.len() {
-            0 => Err(Failure::failed("the passphrase is empty")
-                .next("give one, or none of --passphrase-file and --passphrase to leave the key unencrypted")),
-            // OpenSSL takes no longer one when it reads the key back.
-            1..=1024 => Ok(Some(found)),
-            length => Err(Failure::failed(format!("the passphrase has {length} bytes, 1024 at most"))),
-        }
-    }
-}
-
-fn ask(question: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    imara_linux::terminal::ask_secret(question).map(Zeroizing::new).map_err(|error| {
-        Failure::failed(format!("the passphrase cannot be asked for: {error}"))
-            .next("give it with --passphrase-file F, or in IMARA_KEY_PASSPHRASE")
-    })
-}
-
-/// Writes files so that all of them are there, whole, or none of them; without `force` none is written over.
-fn write_together(files: &[(&Path, &[u8], u32)], force: bool) -> Result<(), Failure> {
-    let mut staged = Vec::new();
-    let mut placed = Vec::new();
-    let result = (|| {
-        for (path, bytes, mode) in files {
-            staged.push(stage(path, bytes, *mode)?);
-        }
-        for ((path, _, _), temporary) in files.iter().zip(&staged) {
-            let failure = |error| Failure::failed(format!("{}: {error}", path.display()));
-            if force {
-                std::fs::rename(temporary, path).map_err(failure)?;
-            } else {
-                imara_linux::files::rename_new(temporary, path).map_err(failure)?;
-                placed.push(*path);
-            }
-        }
-        // A key that signs must still be there after a power failure; where folders cannot be synced, nothing helps.
-        if let Some(folder) = files.first().and_then(|(path, _, _)| path.parent()) {
-            let _ = File::open(folder).and_then(|folder| folder.sync_all());
-        }
-        Ok(())
-    })();
-    for temporary in &staged {
-        // Renamed ones are gone already.
-        let _ = std::fs::remove_file(temporary);
-    }
-    if result.is_err() {
-        for path in placed {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-    result
-}
-
-/// Writes a file beside `path` under a name of its own, down to the disk, and returns that name.
-pub(super) fn stage(path: &Path, bytes: &[u8], mode: u32) -> Result<PathBuf, Failure> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.{:?}.new", std::process::id(), std::thread::current().id()));
-    let temporary = path.with_file_name(name);
-    let write = || -> std::io::Result<()> {
-        let mut file: File = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    match write() {
-        Ok(()) => Ok(temporary),
-        Err(error) => {
-            if error.kind() != std::io::ErrorKind::AlreadyExists {
-                let _ = std::fs::remove_file(&temporary);
-            }
-            Err(Failure::failed(format!("{}: {error}", path.display())))
-        }
     }
 }
