@@ -1,6 +1,7 @@
 //! The only place that names the cryptographic libraries: digests by RustCrypto, public keys by OpenSSL.
 
 mod certificate;
+mod der;
 mod digest;
 mod key;
 mod public_key;
@@ -14,7 +15,7 @@ pub use key::{KeyError, KeyKind, KeyType};
 pub use public_key::PublicKey;
 pub use scheme::SignatureError;
 pub use secret::{aes256_cbc_decrypt, aes256_cbc_encrypt, equal, hmac_sha256, random, sha256_secret};
-pub use signing_key::SigningKey;
+pub use signing_key::{SigningKey, TokenKey, TokenPublicKey};
 
 use imara_format::hash::HashAlgorithm;
 use openssl::bn::BigNum;
@@ -47,3 +48,6 @@ pub fn warm_up() -> Result<(), KeyError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

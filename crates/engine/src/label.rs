@@ -6,7 +6,7 @@ use crate::crypto::{PublicKey, SignatureError, SigningKey, UnsupportedHash, hash
 use crate::keyring::{Keyring, VerifyError};
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::label::{Attribute, Label, LabelError};
-use imara_format::signature::{Signature, SignatureTooLong, SignatureType, SignatureV2, v3_message};
+use imara_format::signature::{Signature, SignatureTooLong, SignatureType, SignatureV1, SignatureV2, v3_message};
 
 /// What a label that verified proves.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +19,7 @@ pub enum Verified<'k> {
         key: &'k PublicKey,
         /// The header's version.
         version: u8,
-        /// The digest signed; in version 3 the fs-verity digest that it is made from.
+        /// The digest signed; in version 3 the file's or fs-verity's digest, which is signed with the label's type.
         digest: Digest,
     },
 }
@@ -41,7 +41,7 @@ pub enum Rejected<E> {
     /// The signature does not verify.
     #[error(transparent)]
     Signature(#[from] VerifyError),
-    /// A signature of type 3 has version 3, or one of type 6 another version.
+    /// A signature of type 6 has another version than 3.
     #[error("signature version {0} does not belong into a label of this type")]
     Version(u8),
     /// An fs-verity signature, where the content's digest is asked for.
@@ -70,6 +70,9 @@ pub enum SignError {
     /// The hash of a version 3 message cannot be computed.
     #[error(transparent)]
     Hash(#[from] UnsupportedHash),
+    /// A hash that has no number in a version 1 header.
+    #[error("version 1 signatures are over sha1 or sha256, not {0}")]
+    V1Hash(HashAlgorithm),
 }
 
 /// The default hash of this build, for labels that name none: what most distributions configure.
@@ -103,10 +106,35 @@ pub fn sign_as(
 /// # Errors
 /// [`SignError`].
 pub fn sign_verity(digest: &Digest, key: &SigningKey, key_id: Option<[u8; 4]>) -> Result<Vec<u8>, SignError> {
-    let signature = key.sign(&v3_digest(SignatureType::Verity, digest)?)?;
+    sign_v3(SignatureType::Verity, digest, key, key_id)
+}
+
+/// Signs a digest with a version 3 header, in a label of type `kind`, which is signed with it. Of a file's own digest, type
+/// 3, Linux 7.1 and newer take it.
+///
+/// # Errors
+/// [`SignError`].
+pub fn sign_v3(
+    kind: SignatureType,
+    digest: &Digest,
+    key: &SigningKey,
+    key_id: Option<[u8; 4]>,
+) -> Result<Vec<u8>, SignError> {
+    let signature = key.sign(&v3_digest(kind, digest)?)?;
     let key_id = key_id.unwrap_or_else(|| key.key_id());
-    let signature = SignatureV2 { algorithm: digest.algorithm(), key_id, signature: &signature };
-    Ok(signature.encode_v3(SignatureType::Verity)?)
+    Ok(SignatureV2 { algorithm: digest.algorithm(), key_id, signature: &signature }.encode_v3(kind)?)
+}
+
+/// Signs a file's digest, SHA-1 or SHA-256, with a version 1 header: what kernels verified before 3.7, and RSA keys alone
+/// make. `timestamp` is in seconds since 1970.
+///
+/// # Errors
+/// [`SignError`].
+pub fn sign_v1(digest: &Digest, key: &SigningKey, timestamp: u32) -> Result<Vec<u8>, SignError> {
+    let key_id = key.v1_id().ok_or(SignatureError::NotRsa(key.kind()))?;
+    let algorithm = digest.algorithm();
+    let header = SignatureV1::header_of(algorithm, key_id, timestamp).ok_or(SignError::V1Hash(algorithm))?;
+    Ok(SignatureV1::encode(&header, &key.sign_v1(digest, &header)?)?)
 }
 
 /// The digest that a version 3 signature is over, made with the digest's own algorithm.
@@ -147,7 +175,12 @@ pub fn verify_label<'k, E>(
             let key = keyring.verify_v1(&signature, &digest)?;
             Ok(Verified::Signature { key, version: 1, digest })
         }
-        Label::Signature(signature @ Signature::V3(_)) => Err(Rejected::Version(signature.version())),
+        Label::Signature(Signature::V3(signature)) => {
+            let digest = digest_for(signature.algorithm).map_err(Rejected::Collect)?;
+            let message = v3_digest(SignatureType::Signature, &digest).map_err(Rejected::Hash)?;
+            let key = keyring.verify(&signature, &message)?;
+            Ok(Verified::Signature { key, version: 3, digest })
+        }
         Label::VeritySignature(_) => Err(Rejected::Verity),
         Label::EvmHmac(_) | Label::EvmPortable(_) => Err(not_ima(label)),
     }
@@ -392,7 +425,7 @@ mod tests {
             .into_iter()
             .chain([HashAlgorithm::Sha512, HashAlgorithm::Sha3_256, HashAlgorithm::Sha3_512]);
         let hashes = hashes.collect::<Vec<_>>();
-        for kind in [KeyType::Rsa1024, KeyType::Rsa2048, KeyType::P256, KeyType::P384] {
+        for kind in [KeyType::Rsa1024, KeyType::Rsa2048, KeyType::P256, KeyType::P384, KeyType::P521] {
             let key = SigningKey::generate(kind).unwrap();
             let certificate = key.self_signed_certificate("a test", 10).unwrap();
             let certificate = PublicKey::from_bytes(&certificate).unwrap();
@@ -417,11 +450,71 @@ mod tests {
     }
 
     #[test]
+    fn sm2_signs_sm3_digests_alone_and_openssl_made_the_key() {
+        let key = signing_key("sm2.key");
+        assert_eq!(key.kind(), KeyKind::Sm2);
+        let keyring = keyring(&["sm2.pem"]);
+        let digest = hash(HashAlgorithm::Sm3, &[b"content"]).unwrap();
+        let label = sign(&digest, &key, None).unwrap();
+        assert_eq!(label[..3], [3, 2, 17]);
+        assert!(verify_label(&label, given(digest), &keyring).is_ok());
+        let other = hash(HashAlgorithm::Sm3, &[b"another"]).unwrap();
+        assert!(verify_label(&label, given(other), &keyring).is_err());
+        let sha256 = hash(HashAlgorithm::Sha256, &[b"content"]).unwrap();
+        assert!(matches!(sign(&sha256, &key, None), Err(SignError::Key(SignatureError::UnsupportedHash { .. }))));
+        let made = SigningKey::generate(KeyType::Sm2).unwrap();
+        assert_eq!(made.kind(), KeyKind::Sm2);
+        assert_eq!(made.public().verify(&digest, &made.sign(&digest).unwrap()), Ok(()));
+        let again = SigningKey::from_pem(&made.to_pem(None).unwrap(), None).unwrap();
+        assert_eq!((again.kind(), again.key_id()), (KeyKind::Sm2, made.key_id()));
+    }
+
+    #[test]
+    fn version_1_signatures_are_made_to_the_byte_as_evmctl_made_them() {
+        let mut made = 0;
+        for case in vectors("signature/signatures_other.json") {
+            if !text(&case, "kind").ends_with("-v1") {
+                continue;
+            }
+            let digest = Digest::new(algorithm(&case), &bytes(&case, "digest")).unwrap();
+            let timestamp = u32::try_from(case["timestamp"].as_u64().unwrap()).unwrap();
+            let key = signing_key(text(&case, "key"));
+            assert_eq!(to_hex(&sign_v1(&digest, &key, timestamp).unwrap()), text(&case, "xattr"));
+            assert_eq!(to_hex(key.public().v1_payload().unwrap()), text(&case, "pubkey_blob"));
+            made += 1;
+        }
+        assert_eq!(made, 8);
+        let sha512 = Digest::zeros(HashAlgorithm::Sha512);
+        let rsa = signing_key("rsa1024.key");
+        assert_eq!(sign_v1(&sha512, &rsa, 0), Err(SignError::V1Hash(HashAlgorithm::Sha512)));
+        let ec = sign_v1(&Digest::zeros(HashAlgorithm::Sha1), &signing_key("p256.key"), 0);
+        assert_eq!(ec, Err(SignError::Key(SignatureError::NotRsa(KeyKind::P256))));
+    }
+
+    #[test]
+    fn a_version_3_signature_holds_for_its_type_of_label_alone() {
+        let (digest, keyring) = (hash(HashAlgorithm::Sha256, &[b"content"]).unwrap(), keyring(&["rsa2048.der"]));
+        let key = signing_key("rsa2048.key");
+        let label = sign_v3(SignatureType::Signature, &digest, &key, None).unwrap();
+        assert_eq!(label[..2], [3, 3]);
+        assert!(matches!(
+            verify_label(&label, given(digest), &keyring),
+            Ok(Verified::Signature { version: 3, digest: signed, .. }) if signed == digest
+        ));
+        // The same bytes as a signature of an fs-verity digest, and the other way round.
+        let renamed = |kind: u8, label: &[u8]| [&[kind], &label[1..]].concat();
+        let verity = sign_verity(&digest, &key, None).unwrap();
+        assert!(verify_verity_label(&verity, given(digest), &keyring).is_ok());
+        assert!(verify_verity_label(&renamed(6, &label), given(digest), &keyring).is_err());
+        assert!(verify_label(&renamed(3, &verity), given(digest), &keyring).is_err());
+    }
+
+    #[test]
     fn an_ecdsa_signature_with_anything_around_it_is_refused() {
         let digest = hash(HashAlgorithm::Sha256, &[b"content"]).unwrap();
         let key = signing_key("p256.key");
         let signature = key.sign(&digest).unwrap();
-        let public = key.public_key().unwrap();
+        let public = key.public();
         assert_eq!(public.verify(&digest, &signature), Ok(()));
         let followed = [&signature[..], &[0]].concat();
         // The same two integers with a length that BER allows and DER does not.
@@ -454,9 +547,9 @@ mod tests {
         let with_another = [vector("key/rsa2048.key"), vector("key/ca.pem")].concat();
         assert_eq!(SigningKey::from_pem(&with_another, None).unwrap().key_id(), plain.key_id());
         assert_eq!(PublicKey::from_bytes(&vector("key/rsa2048.key")).unwrap_err(), KeyError::PrivateKeyGiven);
-        for junk in [&b""[..], b"nothing", &[0x30, 0x82, 0xff, 0xff], b"-----BEGIN CERTIFICATE-----\n"] {
+        for junk in [&b""[..], b"nothing", &[0x30, 0x02, 0xff, 0xff], b"-----BEGIN X-----\n-----END X-----\n"] {
             assert!(matches!(PublicKey::from_bytes(junk), Err(KeyError::NotAPublicKey(_))), "{junk:?}");
-            assert!(matches!(SigningKey::from_pem(junk, None), Err(KeyError::NotAPrivateKey(_))), "{junk:?}");
+            assert!(matches!(SigningKey::from_bytes(junk, None), Err(KeyError::NotAPrivateKey(_))), "{junk:?}");
         }
         let ed25519 = openssl_ed25519();
         assert_eq!(PublicKey::from_bytes(&ed25519).unwrap_err(), KeyError::UnsupportedType("ED25519".into()));
@@ -541,7 +634,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_key_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let _ = (PublicKey::from_bytes(&bytes), SigningKey::from_pem(&bytes, None));
+            let _ = (PublicKey::from_bytes(&bytes), SigningKey::from_bytes(&bytes, Some(b"x")));
         }
     }
 }

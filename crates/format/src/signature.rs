@@ -182,6 +182,31 @@ impl<'a> SignatureV1<'a> {
         Ok(Self { header: *header, key_id, signature })
     }
 
+    /// The 16 bytes of a header: its hash is SHA-1 or SHA-256, and no other has a number there.
+    pub fn header_of(algorithm: HashAlgorithm, key_id: [u8; 8], timestamp: u32) -> Option<[u8; 16]> {
+        let hash = match algorithm {
+            HashAlgorithm::Sha1 => 0,
+            HashAlgorithm::Sha256 => 1,
+            _ => return None,
+        };
+        let ([t0, t1, t2, t3], [a, b, c, d, e, f, g, h]) = (timestamp.to_ne_bytes(), key_id);
+        Some([1, t0, t1, t2, t3, 0, hash, a, b, c, d, e, f, g, h, 1])
+    }
+
+    /// A whole label of type 3. As evmctl has it, all bits of the integer's bytes count.
+    ///
+    /// # Errors
+    /// [`SignatureTooLong`] beyond 65535 bits.
+    pub fn encode(header: &[u8; 16], signature: &[u8]) -> Result<Vec<u8>, SignatureTooLong> {
+        let too_long = SignatureTooLong(signature.len());
+        let bits = signature.len().checked_mul(8).and_then(|bits| u16::try_from(bits).ok()).ok_or(too_long)?;
+        let mut label = vec![SignatureType::Signature.id()];
+        label.extend_from_slice(header);
+        label.extend_from_slice(&bits.to_be_bytes());
+        label.extend_from_slice(signature);
+        Ok(label)
+    }
+
     /// The timestamp as a little-endian machine wrote it, in seconds since 1970.
     pub fn timestamp(&self) -> u32 {
         let [_, a, b, c, d, ..] = self.header;
@@ -246,7 +271,7 @@ impl<'a> SignatureV2<'a> {
 
 /// A signature that the header's 16-bit size cannot state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a signature of {0} bytes does not fit a label, 65535 at most")]
+#[error("a signature of {0} bytes does not fit a label")]
 pub struct SignatureTooLong(pub usize);
 
 /// What a version 3 signature signs the digest of: label type, algorithm, digest.

@@ -517,7 +517,7 @@ fn damaged_labels_are_named_and_never_verify() {
         ("half", good[..100].to_vec(), "signature size at offset 7 is 256 bytes, but 91 bytes follow"),
         ("longer", [&good[..], b"x"].concat(), "but 257 bytes follow"),
         ("unknown type", with(0, 9), "has type 9 at offset 0"),
-        ("version 3", with(1, 3), "signature version 3 does not belong"),
+        ("version 3 for 2", with(1, 3), "wrong signature: of another content, or made by another key"),
         ("version 0", with(1, 0), "signature version 0 at offset 1"),
         ("unknown hash", with(2, 200), "hash algorithm 200 at offset 2 is unknown"),
         ("another hash", with(2, 6), "wrong signature"),

@@ -1,5 +1,6 @@
 //! What a certificate says beside its key.
 
+use super::der::Element;
 use super::key::KeyError;
 use imara_format::hash::to_hex;
 use openssl::asn1::Asn1Time;
@@ -30,7 +31,7 @@ impl Certificate {
             serial.insert(0, 0);
         }
         let issuer = certificate.issuer_name().to_der()?;
-        serial.extend_from_slice(der_contents(&issuer));
+        serial.extend_from_slice(Element::parse(&issuer).map(|name| name.contents).unwrap_or_default());
         let now = Asn1Time::days_from_now(0)?;
         Ok(Self {
             subject: name_text(certificate.subject_name()),
@@ -41,15 +42,6 @@ impl Certificate {
             subject_key_id: certificate.subject_key_id().map(|id| id.as_slice().to_vec()),
         })
     }
-}
-
-/// The contents of a DER element that OpenSSL has just written.
-fn der_contents(element: &[u8]) -> &[u8] {
-    let header = match element.get(1) {
-        Some(length) if length & 0x80 != 0 => 2 + usize::from(length & 0x7f),
-        _ => 2,
-    };
-    element.get(header..).unwrap_or_default()
 }
 
 fn name_text(name: &openssl::x509::X509NameRef) -> String {

@@ -1,8 +1,7 @@
 //! What is said of any key, public or private: its kind, its ids, and why bytes are none.
 
+use super::der::{BIT_STRING, Element};
 use md5::Digest as _;
-use openssl::bn::BigNumContext;
-use openssl::ec::PointConversionForm;
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::pkey::{HasPublic, Id, PKeyRef};
@@ -21,6 +20,8 @@ pub enum KeyKind {
     P384,
     /// ECDSA over NIST P-521.
     P521,
+    /// SM2, GB/T 32918.2: over a digest as it is, without the signer's name. Linux 6.1 verifies it, 6.12 does not.
+    Sm2,
 }
 
 impl fmt::Display for KeyKind {
@@ -31,6 +32,7 @@ impl fmt::Display for KeyKind {
             Self::P256 => f.write_str("ECDSA P-256"),
             Self::P384 => f.write_str("ECDSA P-384"),
             Self::P521 => f.write_str("ECDSA P-521"),
+            Self::Sm2 => f.write_str("SM2"),
         }
     }
 }
@@ -50,6 +52,10 @@ pub enum KeyType {
     P256,
     /// ECDSA over NIST P-384.
     P384,
+    /// ECDSA over NIST P-521.
+    P521,
+    /// SM2.
+    Sm2,
 }
 
 /// Bytes that are no key, or none that can be used.
@@ -61,18 +67,35 @@ pub enum KeyError {
     /// A private key where a public one is needed.
     #[error("a private key, where a certificate or a public key is needed")]
     PrivateKeyGiven,
-    /// No private key.
-    #[error("no private key in PEM ({0})")]
+    /// Neither of the forms that a private key comes in.
+    #[error("no private key in PEM or DER ({0})")]
     NotAPrivateKey(String),
+    /// A certificate or a public key where a private one is needed.
+    #[error("{0}, where a private key is needed")]
+    PublicKeyGiven(&'static str),
+    /// DER that ends early.
+    #[error("cut off: {found} bytes of DER, whose header states {stated}")]
+    Truncated {
+        /// Bytes found.
+        found: usize,
+        /// Bytes that the header states.
+        stated: usize,
+    },
+    /// PEM that ends early.
+    #[error("cut off: PEM with a BEGIN line and without its END line")]
+    TruncatedPem,
     /// An encrypted private key, and no passphrase.
     #[error("the private key is encrypted, and no passphrase was given")]
     PassphraseNeeded,
     /// An encrypted private key, and another passphrase.
     #[error("the private key cannot be decrypted with this passphrase")]
     WrongPassphrase,
-    /// A key that is neither RSA nor ECDSA over a NIST curve.
-    #[error("a key of type {0}, where RSA or ECDSA over P-192, P-256, P-384 or P-521 is needed")]
+    /// A key that labels are not signed with.
+    #[error("a key of type {0}, where RSA, SM2, or ECDSA over P-192, P-256, P-384 or P-521 is needed")]
     UnsupportedType(String),
+    /// A key in a token, of which more than signing was asked.
+    #[error("the private key does not leave its token")]
+    InToken,
     /// The library failed.
     #[error("OpenSSL: {0}")]
     Library(String),
@@ -95,6 +118,8 @@ pub(super) fn kind_of<T: HasPublic>(key: &PKeyRef<T>) -> Result<KeyKind, KeyErro
             Some(other) => Err(KeyError::UnsupportedType(format!("EC {}", other.short_name().unwrap_or("unnamed")))),
             None => Err(KeyError::UnsupportedType("EC without a named curve".into())),
         },
+        // OpenSSL 3 has no number for the keys that it keeps in a provider alone, as SM2's.
+        _ if is_sm2(key)? => Ok(KeyKind::Sm2),
         other => Err(KeyError::UnsupportedType(match Nid::from_raw(other.as_raw()).short_name() {
             Ok(name) => name.to_owned(),
             Err(_) => format!("number {}", other.as_raw()),
@@ -102,19 +127,37 @@ pub(super) fn kind_of<T: HasPublic>(key: &PKeyRef<T>) -> Result<KeyKind, KeyErro
     }
 }
 
-/// SHA-1 of the public key's bit string: the usual subject key identifier.
-pub(super) fn key_hash<T: HasPublic>(key: &PKeyRef<T>) -> Result<[u8; 20], KeyError> {
-    let bits = if key.id() == Id::RSA {
-        key.rsa()?.public_key_to_der_pkcs1()?
-    } else {
-        let ec = key.ec_key()?;
-        ec.public_key().to_bytes(ec.group(), PointConversionForm::UNCOMPRESSED, &mut *BigNumContext::new()?)?
-    };
-    Ok(sha1::Sha1::digest(&bits).into())
+/// Whether a key is over SM2's curve, by the parameters in its SubjectPublicKeyInfo: SEQUENCE { SEQUENCE { algorithm,
+/// curve }, BIT STRING }.
+fn is_sm2<T: HasPublic>(key: &PKeyRef<T>) -> Result<bool, KeyError> {
+    const SM2: &[u8] = &[0x2a, 0x81, 0x1c, 0xcf, 0x55, 0x01, 0x82, 0x2d];
+    let der = key.public_key_to_der()?;
+    let curve = Element::parse(&der).and_then(|info| {
+        let algorithm = Element::parse(Element::parse(info.contents)?.contents)?;
+        Element::parse(algorithm.rest)
+    });
+    Ok(curve.is_some_and(|curve| curve.contents == SM2))
 }
 
-/// The last 8 bytes of the SHA-1 over the key's version 1 form.
-pub(super) fn v1_id<T: HasPublic>(key: &PKeyRef<T>) -> Result<Option<[u8; 8]>, KeyError> {
+/// SHA-1 of the public key's bit string: the usual subject key identifier.
+pub(super) fn key_hash<T: HasPublic>(key: &PKeyRef<T>) -> Result<[u8; 20], KeyError> {
+    let der = key.public_key_to_der()?;
+    // SEQUENCE { SEQUENCE algorithm, BIT STRING key }; a bit string begins with the number of bits that do not count.
+    let bits = Element::parse(&der).and_then(|info| {
+        let algorithm = Element::parse(info.contents)?;
+        let bits = Element::parse(algorithm.rest).filter(|element| element.tag == BIT_STRING)?;
+        bits.contents.get(1..)
+    });
+    let bits = bits.ok_or_else(|| KeyError::Library("wrote a public key that is no SubjectPublicKeyInfo".into()))?;
+    Ok(sha1::Sha1::digest(bits).into())
+}
+
+/// An RSA key as version 1 signatures know it, and `evmctl import --rsa` gives it to the kernel: version 1 (1 byte), a
+/// timestamp of 0 (4), algorithm 0 (1), the number of integers, 2 (1); then modulus and exponent, each with its number of
+/// bits (2, big-endian).
+///
+/// Source: `struct pubkey_hdr`, include/linux/digsig.h.
+pub(super) fn v1_payload<T: HasPublic>(key: &PKeyRef<T>) -> Result<Option<Vec<u8>>, KeyError> {
     if key.id() != Id::RSA {
         return Ok(None);
     }
@@ -125,7 +168,13 @@ pub(super) fn v1_id<T: HasPublic>(key: &PKeyRef<T>) -> Result<Option<[u8; 8]>, K
         payload.extend_from_slice(&bits.to_be_bytes());
         payload.extend_from_slice(&integer.to_vec());
     }
-    Ok(sha1::Sha1::digest(&payload).last_chunk().copied())
+    Ok(Some(payload))
+}
+
+/// The last 8 bytes of the SHA-1 over that.
+pub(super) fn v1_id(payload: &[u8]) -> [u8; 8] {
+    let [.., a, b, c, d, e, f, g, h] = <[u8; 20]>::from(sha1::Sha1::digest(payload));
+    [a, b, c, d, e, f, g, h]
 }
 
 pub(super) fn last_4(hash: &[u8; 20]) -> [u8; 4] {

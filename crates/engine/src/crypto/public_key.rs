@@ -1,15 +1,17 @@
 //! Public keys, which labels are verified with.
 
 use super::certificate::Certificate;
+use super::der;
 use super::digest::hash;
-use super::key::{KeyError, KeyKind, key_hash, kind_of, last_4, reason, v1_id};
-use super::scheme::{SignatureError, digest_info, rsa_opens_to, signed_with_ecdsa};
+use super::key::{KeyError, KeyKind, key_hash, kind_of, last_4, reason, v1_id, v1_payload};
+use super::scheme::{SignatureError, message, rsa_opens_to};
 use imara_format::hash::{Digest, HashAlgorithm, to_hex};
 use imara_format::signature::SignatureV1;
 use openssl::ec::EcKey;
 use openssl::ecdsa::EcdsaSig;
 use openssl::error::ErrorStack;
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Public};
+use openssl::pkey_ctx::PkeyCtx;
 use openssl::rsa::Rsa;
 use openssl::x509::{X509, X509Ref};
 use std::fmt;
@@ -21,13 +23,14 @@ pub struct PublicKey {
     key: VerifyingKey,
     kind: KeyKind,
     key_hash: [u8; 20],
-    v1_id: Option<[u8; 8]>,
+    v1_payload: Option<Vec<u8>>,
     certificate: Option<Certificate>,
 }
 
 enum VerifyingKey {
     Rsa(Rsa<Public>),
     Ec(EcKey<Public>),
+    Sm2(PKey<Public>),
 }
 
 impl PublicKey {
@@ -39,6 +42,9 @@ impl PublicKey {
         let contains = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
         let none = |errors: ErrorStack| KeyError::NotAPublicKey(reason(&errors));
         if contains("-----BEGIN ") {
+            if !contains("-----END ") {
+                return Err(KeyError::TruncatedPem);
+            }
             if contains("CERTIFICATE-----") {
                 let certificate = X509::from_pem(bytes).map_err(none)?;
                 return Self::from_certificate(&certificate);
@@ -53,14 +59,38 @@ impl PublicKey {
             let key = PKey::public_key_from_pem(bytes).map_err(none)?;
             return Self::new(&key, None);
         }
+        if let Some(stated) = der::missing(bytes) {
+            return Err(KeyError::Truncated { found: bytes.len(), stated });
+        }
+        let bare = || PKey::from_rsa(Rsa::public_key_from_der_pkcs1(bytes)?);
         match X509::from_der(bytes) {
             Ok(certificate) => Self::from_certificate(&certificate),
-            Err(errors) => {
-                let bare = || PKey::from_rsa(Rsa::public_key_from_der_pkcs1(bytes)?);
-                let key = PKey::public_key_from_der(bytes).or_else(|_| bare()).map_err(|_| none(errors))?;
-                Self::new(&key, None)
-            }
+            Err(errors) => match PKey::public_key_from_der(bytes).or_else(|_| bare()) {
+                Ok(key) => Self::new(&key, None),
+                Err(_) if PKey::private_key_from_der(bytes).is_ok() => Err(KeyError::PrivateKeyGiven),
+                Err(_) => Err(none(errors)),
+            },
         }
+    }
+
+    /// Reads a certificate in DER, and nothing else: what evmctl and the kernel take.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn from_certificate_der(der: &[u8]) -> Result<Self, KeyError> {
+        match X509::from_der(der) {
+            Ok(certificate) => Self::from_certificate(&certificate),
+            Err(errors) => Err(match der::missing(der) {
+                Some(stated) => KeyError::Truncated { found: der.len(), stated },
+                None => KeyError::NotAPublicKey(reason(&errors)),
+            }),
+        }
+    }
+
+    /// The key out of a SubjectPublicKeyInfo in DER.
+    pub(super) fn from_info(der: &[u8]) -> Result<Self, KeyError> {
+        let key = PKey::public_key_from_der(der).map_err(|errors| KeyError::NotAPublicKey(reason(&errors)))?;
+        Self::new(&key, None)
     }
 
     pub(super) fn from_certificate(certificate: &X509Ref) -> Result<Self, KeyError> {
@@ -70,15 +100,17 @@ impl PublicKey {
 
     pub(super) fn new<T: HasPublic>(key: &PKeyRef<T>, certificate: Option<Certificate>) -> Result<Self, KeyError> {
         let kind = kind_of(key)?;
-        let (key_hash, v1_id) = (key_hash(key)?, v1_id(key)?);
-        let key = if key.id() == Id::RSA {
+        let (key_hash, v1_payload) = (key_hash(key)?, v1_payload(key)?);
+        let key = if kind == KeyKind::Sm2 {
+            VerifyingKey::Sm2(PKey::public_key_from_der(&key.public_key_to_der()?)?)
+        } else if key.id() == Id::RSA {
             let rsa = key.rsa()?;
             VerifyingKey::Rsa(Rsa::from_public_components(rsa.n().to_owned()?, rsa.e().to_owned()?)?)
         } else {
             let ec = key.ec_key()?;
             VerifyingKey::Ec(EcKey::from_public_key(ec.group(), ec.public_key())?)
         };
-        Ok(Self { key, kind, key_hash, v1_id, certificate })
+        Ok(Self { key, kind, key_hash, v1_payload, certificate })
     }
 
     /// What kind of key it is.
@@ -124,7 +156,12 @@ impl PublicKey {
     /// The key id that version 1 signatures carry; RSA keys alone have one, and, as for the kernel, bare ones alone:
     /// no certificate verifies version 1.
     pub fn v1_id(&self) -> Option<[u8; 8]> {
-        if self.is_certificate() { None } else { self.v1_id }
+        if self.is_certificate() { None } else { self.v1_payload.as_deref().map(v1_id) }
+    }
+
+    /// What `evmctl import --rsa` gives the kernel as a key that verifies version 1 signatures; RSA keys alone have one.
+    pub fn v1_payload(&self) -> Option<&[u8]> {
+        self.v1_payload.as_deref()
     }
 
     /// Verifies a signature over `digest`: RSA by PKCS#1 v1.5 with the digest's DigestInfo, ECDSA in DER.
@@ -132,27 +169,27 @@ impl PublicKey {
     /// # Errors
     /// [`SignatureError`]: wrong, malformed, or over a hash without encoding.
     pub fn verify(&self, digest: &Digest, signature: &[u8]) -> Result<(), SignatureError> {
-        let algorithm = digest.algorithm();
-        let unsupported = SignatureError::UnsupportedHash { kind: self.kind, algorithm };
+        let expected = message(self.kind, digest)?;
         match &self.key {
             VerifyingKey::Rsa(key) => {
                 let needed = key.size() as usize;
                 if signature.len() != needed {
                     return Err(SignatureError::RsaLength { found: signature.len(), needed });
                 }
-                let expected = digest_info(digest).ok_or(unsupported)?;
                 rsa_opens_to(key, signature, &expected)
             }
-            VerifyingKey::Ec(key) => {
-                if !signed_with_ecdsa(algorithm) {
-                    return Err(unsupported);
-                }
-                let parsed = EcdsaSig::from_der(signature).map_err(|_| SignatureError::NotDer)?;
-                // OpenSSL reads past what DER allows and ignores what follows; nobody else has to.
-                if parsed.to_der().map_err(|_| SignatureError::NotDer)? != signature {
-                    return Err(SignatureError::NotDer);
-                }
-                match parsed.verify(digest.as_bytes(), key) {
+            VerifyingKey::Ec(key) => match two_integers(signature)?.verify(&expected, key) {
+                Ok(true) => Ok(()),
+                Ok(false) | Err(_) => Err(SignatureError::Wrong),
+            },
+            VerifyingKey::Sm2(key) => {
+                two_integers(signature)?;
+                let verify = || {
+                    let mut context = PkeyCtx::new(key)?;
+                    context.verify_init()?;
+                    context.verify(&expected, signature)
+                };
+                match verify() {
                     Ok(true) => Ok(()),
                     Ok(false) | Err(_) => Err(SignatureError::Wrong),
                 }
@@ -173,6 +210,15 @@ impl PublicKey {
         let message =
             hash(HashAlgorithm::Sha1, &[digest.as_bytes(), &signature.header]).map_err(|_| SignatureError::Wrong)?;
         rsa_opens_to(key, signature.signature, message.as_bytes())
+    }
+}
+
+fn two_integers(signature: &[u8]) -> Result<EcdsaSig, SignatureError> {
+    let parsed = EcdsaSig::from_der(signature).map_err(|_| SignatureError::NotDer)?;
+    // OpenSSL reads past what DER allows and ignores what follows; nobody else has to.
+    match parsed.to_der() {
+        Ok(again) if again == signature => Ok(parsed),
+        Ok(_) | Err(_) => Err(SignatureError::NotDer),
     }
 }
 

@@ -19,8 +19,8 @@ pub enum SignatureError {
         /// The modulus' size in bytes.
         needed: usize,
     },
-    /// An ECDSA signature that is not a DER sequence of two integers, and nothing else.
-    #[error("wrong signature: not an ECDSA signature in DER")]
+    /// An ECDSA or SM2 signature that is not a DER sequence of two integers, and nothing else.
+    #[error("wrong signature: not a sequence of two integers in DER")]
     NotDer,
     /// A hash that this type of key has no encoding for.
     #[error("the kernel knows no {kind} signatures over {algorithm}")]
@@ -33,7 +33,7 @@ pub enum SignatureError {
     /// A version 1 signature with a key that is not RSA.
     #[error("version 1 signatures need an RSA key, this one is {0}")]
     NotRsa(KeyKind),
-    /// The library failed.
+    /// The library or the token failed.
     #[error("the key could not sign")]
     CannotSign,
 }
@@ -52,7 +52,7 @@ pub(super) fn rsa_opens_to(key: &Rsa<Public>, signature: &[u8], expected: &[u8])
 /// Made here, and opened by comparing: a system-wide setting that forbids SHA-1 to OpenSSL does not touch it.
 ///
 /// Source: RFC 8017, 9.2; `rsa_lookup_asn1`, crypto/rsa-pkcs1pad.c.
-pub(super) fn digest_info(digest: &Digest) -> Option<Vec<u8>> {
+fn digest_info(digest: &Digest) -> Option<Vec<u8>> {
     use HashAlgorithm as H;
     let oid: &[u8] = match digest.algorithm() {
         H::Md5 => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x02, 0x05],
@@ -88,8 +88,22 @@ pub(super) fn digest_info(digest: &Digest) -> Option<Vec<u8>> {
     Some(info)
 }
 
+/// What of a digest an RSA, ECDSA or SM2 key signs, as far as the kernel knows such signatures: PKCS#1's DigestInfo, else
+/// the digest itself.
+pub(super) fn message(kind: KeyKind, digest: &Digest) -> Result<Vec<u8>, SignatureError> {
+    let algorithm = digest.algorithm();
+    let message = match kind {
+        KeyKind::Rsa(_) => digest_info(digest),
+        KeyKind::P192 | KeyKind::P256 | KeyKind::P384 | KeyKind::P521 => {
+            signed_with_ecdsa(algorithm).then(|| digest.as_bytes().to_vec())
+        }
+        KeyKind::Sm2 => (algorithm == HashAlgorithm::Sm3).then(|| digest.as_bytes().to_vec()),
+    };
+    message.ok_or(SignatureError::UnsupportedHash { kind, algorithm })
+}
+
 /// Whether the kernel verifies ECDSA over this hash.
-pub(super) fn signed_with_ecdsa(algorithm: HashAlgorithm) -> bool {
+fn signed_with_ecdsa(algorithm: HashAlgorithm) -> bool {
     use HashAlgorithm as H;
     matches!(
         algorithm,

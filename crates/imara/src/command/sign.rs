@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 pub struct Arguments {
     #[command(flatten)]
     paths: Paths,
-    /// The private key, in PEM
+    /// The private key, in PEM or DER
     #[arg(short, long, value_name = "PRIVKEY", default_value = DEFAULT_KEY)]
     key: PathBuf,
     #[command(flatten)]
@@ -133,15 +133,20 @@ impl Arguments {
             Err(error) => return Err(Failure::failed(format!("{path}: {error}"))),
         };
         let passphrase = self.passphrase.find(false)?;
-        SigningKey::from_pem(&pem, passphrase.as_deref().map(Vec::as_slice)).map_err(|error| {
+        SigningKey::from_bytes(&pem, passphrase.as_deref().map(Vec::as_slice)).map_err(|error| {
             let failure = Failure::failed(format!("{path}: {error}"));
             match error {
                 KeyError::PassphraseNeeded | KeyError::WrongPassphrase => failure
                     .next("give it with --passphrase-file F or in IMARA_KEY_PASSPHRASE; --passphrase asks for it"),
-                KeyError::NotAPrivateKey(_) => failure.next("a private key in PEM is needed, as privkey_ima.pem"),
+                KeyError::NotAPrivateKey(_) | KeyError::PublicKeyGiven(_) => {
+                    failure.next("a private key in PEM or DER is needed, as privkey_ima.pem")
+                }
                 KeyError::NotAPublicKey(_)
                 | KeyError::PrivateKeyGiven
+                | KeyError::Truncated { .. }
+                | KeyError::TruncatedPem
                 | KeyError::UnsupportedType(_)
+                | KeyError::InToken
                 | KeyError::Library(_) => failure,
             }
         })
@@ -163,7 +168,7 @@ impl Arguments {
                     .next("give the key id with --keyid HEX"));
             }
         }
-        if !public.is_same_key(&key.public_key().map_err(Failure::failed)?) {
+        if !public.is_same_key(key.public()) {
             return Err(failure(&format_args!("the certificate is of another key than {}", self.key.display()))
                 .next("what is signed would verify nowhere; name the certificate of this key"));
         }

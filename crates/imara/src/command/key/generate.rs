@@ -63,6 +63,9 @@ enum Type {
     Rsa4096,
     P256,
     P384,
+    P521,
+    /// Linux 6.1 verifies it, 6.12 no longer
+    Sm2,
     /// Broken by today's means; for tests
     Rsa1024,
 }
@@ -100,6 +103,8 @@ impl Generate {
             Type::Rsa4096 => KeyType::Rsa4096,
             Type::P256 => KeyType::P256,
             Type::P384 => KeyType::P384,
+            Type::P521 => KeyType::P521,
+            Type::Sm2 => KeyType::Sm2,
         };
         let common_name = self.common_name.as_deref().unwrap_or(name);
         if common_name.is_empty() || common_name.chars().count() > 64 {
