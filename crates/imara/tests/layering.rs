@@ -64,7 +64,17 @@ const LAYERS: [Layer; 5] = [
         name: "imara",
         folder: "crates/imara",
         arrows: &["imara-attest", "imara-engine", "imara-format", "imara-linux"],
-        outside: &["clap", "clap_mangen", "indicatif", "serde", "serde_json", "thiserror", "toml", "zeroize"],
+        outside: &[
+            "clap",
+            "clap_mangen",
+            "globset",
+            "indicatif",
+            "serde",
+            "serde_json",
+            "thiserror",
+            "toml",
+            "zeroize",
+        ],
         forbids_unsafe: true,
     },
 ];

@@ -17,6 +17,7 @@ use imara_format::template::Template;
 use imara_format::trace::{Event, Header, TraceWriter};
 use imara_linux::files;
 use imara_linux::opened::OpenedFile;
+use imara_linux::tree::{Choice, Root, TreeFile, Walk};
 use serde_json::{Value, json};
 use std::fs;
 use std::io;
@@ -155,6 +156,18 @@ audit func=CREDS_CHECK
 hash func=FILE_CHECK uid=1000
 ";
 
+/// Every file of a tree, in order.
+fn each_file(tree: &Path, mut visit: impl FnMut(&TreeFile<'_>)) {
+    let mut walk = Walk::new([Root::Tree(tree.into())].into_iter(), Choice::default());
+    let mut path = PathBuf::new();
+    while let Some(batch) = walk.next_batch() {
+        for index in 0..batch.len() {
+            batch.path(index, &mut path);
+            visit(&batch.open(index, &path).unwrap().unwrap());
+        }
+    }
+}
+
 #[test]
 fn a_tree_is_counted_exactly_and_left_as_it_is() {
     let Some(folder) = Folder::new("a_tree_is_counted_exactly_and_left_as_it_is") else { return };
@@ -276,15 +289,13 @@ fn the_list_has_as_many_bytes_as_the_one_that_is_really_written() {
         let memory = Memory::default();
         let hash = HashAlgorithm::from_name(hash).unwrap();
         let log = MeasurementLog::new(Box::new(memory.clone()), None, hash, 10).unwrap();
-        let _ = files::walk(&tree, &mut |(path, file)| {
-            let file = file.unwrap();
-            let label = files::xattr(&file, "security.ima").unwrap().unwrap_or_default();
+        each_file(&tree, |file| {
+            let label = files::xattr(file, "security.ima").unwrap().unwrap_or_default();
             let algorithm = imara_format::label::algorithm_of(&label).unwrap_or(hash);
-            let digest = files::digest(&file, algorithm).unwrap();
-            let path = text(&path).as_bytes();
+            let digest = files::digest(file, algorithm).unwrap();
+            let path = text(file.path).as_bytes();
             let measured = Measured { digest: &digest, path, label: &label, evm_label: &[] };
             log.add(Template::built_in(template).unwrap(), 10, &measured).unwrap();
-            std::ops::ControlFlow::Continue(())
         });
         let list = memory.0.lock().unwrap();
         assert_eq!(report["list_bytes"].as_u64(), Some(list.len() as u64), "{template}");
@@ -407,17 +418,15 @@ fn trace(folder: &Folder, tree: &Path, certificate: &Path, policy: &str) -> Path
     let checker = Checker::new(compiled, keys, Arc::new(log), template, Mode::Enforce, Box::new(recorded.clone()));
     checker.set_trace(Some(Arc::new(recorded.clone())));
     for _ in 0..2 {
-        let _ = files::walk(tree, &mut |(path, file)| {
-            let file = file.unwrap();
+        each_file(tree, |file| {
             let opened = OpenedFile::new(file.as_fd()).unwrap();
-            let executable = fs::metadata(&path).unwrap().mode() & 0o111 != 0;
+            let executable = file.stat.st_mode & 0o111 != 0;
             let funcs: &[(Func, u8)] =
                 if executable { &[(Func::BprmCheck, 1), (Func::FileCheck, 1)] } else { &[(Func::FileCheck, 4)] };
             let hooks: Vec<Hook> = funcs.iter().map(|(func, mask)| Hook { func: *func, mask: *mask }).collect();
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
             let access = Access { file: &opened, task: &User(0), created: false, writes: false, now: now as i128 };
             let _ = checker.check(&access, &hooks);
-            std::ops::ControlFlow::Continue(())
         });
     }
     let header = Header {

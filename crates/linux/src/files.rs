@@ -1,19 +1,16 @@
-//! Files by descriptor: content, attributes, xattrs, and trees of them.
+//! Files by descriptor: content, attributes, xattrs.
 //!
 //! A path is looked up once; everything after that goes by the descriptor, so that a file that is exchanged in between
 //! is not the one that is labelled.
 
 use imara_engine::crypto::Hasher;
 use imara_format::hash::{Digest, HashAlgorithm};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, StatxFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Why a path was not opened as a regular file.
@@ -35,6 +32,20 @@ pub enum OpenError {
         /// Why.
         error: io::Error,
     },
+}
+
+impl OpenError {
+    /// The same once more, for who has it only by reference.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::NotRegular { path, found } => Self::NotRegular { path: path.clone(), found },
+            Self::System { path, error } => {
+                let again = error.raw_os_error().map(io::Error::from_raw_os_error);
+                let error = again.unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()));
+                Self::System { path: path.clone(), error }
+            }
+        }
+    }
 }
 
 /// What an attribute of a file holds.
@@ -71,7 +82,7 @@ pub fn open_regular_on(path: &Path, devices: impl Fn(u64) -> bool) -> io::Result
     Ok(Some(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
-fn open_regular_at(directory: impl AsFd, name: &OsStr, path: &Path) -> Result<(OwnedFd, Stat), OpenError> {
+pub(crate) fn open_regular_at(directory: impl AsFd, name: &OsStr, path: &Path) -> Result<(OwnedFd, Stat), OpenError> {
     let system = |error: Errno| OpenError::System { path: path.into(), error: error.into() };
     // Looked at before it is opened, since opening a device can already have an effect; and again after.
     let before = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(system)?;
@@ -83,7 +94,7 @@ fn open_regular_at(directory: impl AsFd, name: &OsStr, path: &Path) -> Result<(O
     Ok((file, stat))
 }
 
-fn regular(stat: &Stat, path: &Path) -> Result<(), OpenError> {
+pub(crate) fn regular(stat: &Stat, path: &Path) -> Result<(), OpenError> {
     let found = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => return Ok(()),
         FileType::Directory => "a directory",
@@ -216,94 +227,6 @@ pub fn digest_while(file: impl AsFd, algorithm: HashAlgorithm, goes_on: impl Fn(
     Ok(hasher.finish())
 }
 
-/// A regular file of a tree, opened, or why something in the tree could not be.
-pub type Found = (PathBuf, Result<OwnedFd, OpenError>);
-
-/// Visits every regular file of the tree at `root`, in the order of their names: each hard-linked file once, no symbolic
-/// links, nothing on another filesystem. `root` may be a regular file itself. The visitor may end the walk.
-pub fn walk(root: &Path, visit: &mut dyn FnMut(Found) -> ControlFlow<()>) -> ControlFlow<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = match rustix::fs::open(root, flags, Mode::empty()) {
-        Ok(directory) => directory,
-        Err(Errno::NOTDIR | Errno::LOOP) => return visit((root.into(), open_regular(root))),
-        Err(error) => return visit((root.into(), Err(OpenError::System { path: root.into(), error: error.into() }))),
-    };
-    match rustix::fs::fstat(&directory) {
-        Ok(stat) => Walk { device: stat.st_dev, linked: HashSet::new(), visit }.directory(directory, root),
-        Err(error) => visit((root.into(), Err(OpenError::System { path: root.into(), error: error.into() }))),
-    }
-}
-
-struct Walk<'v> {
-    device: u64,
-    /// Inodes with more than one link that have been visited.
-    linked: HashSet<u64>,
-    visit: &'v mut dyn FnMut(Found) -> ControlFlow<()>,
-}
-
-impl Walk<'_> {
-    fn directory(&mut self, directory: OwnedFd, path: &Path) -> ControlFlow<()> {
-        let mut names = match names_in(&directory) {
-            Ok(names) => names,
-            Err(error) => return self.failed(path, error),
-        };
-        names.sort();
-        for name in names {
-            let name = OsStr::from_bytes(&name);
-            let path = path.join(name);
-            let stat = match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(error) => {
-                    self.failed(&path, error)?;
-                    continue;
-                }
-            };
-            if stat.st_dev != self.device {
-                continue;
-            }
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => {
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
-                        Ok(inner) => self.directory(inner, &path)?,
-                        Err(error) => self.failed(&path, error)?,
-                    }
-                }
-                FileType::RegularFile => {
-                    if stat.st_nlink > 1 && !self.linked.insert(stat.st_ino) {
-                        continue;
-                    }
-                    let file = open_regular_at(&directory, name, &path).map(|(file, _)| file);
-                    (self.visit)((path, file))?;
-                }
-                FileType::Symlink
-                | FileType::Fifo
-                | FileType::Socket
-                | FileType::CharacterDevice
-                | FileType::BlockDevice
-                | FileType::Unknown => {}
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn failed(&mut self, path: &Path, error: Errno) -> ControlFlow<()> {
-        (self.visit)((path.into(), Err(OpenError::System { path: path.into(), error: error.into() })))
-    }
-}
-
-fn names_in(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
-        }
-    }
-    Ok(names)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,39 +334,5 @@ mod tests {
             assert_eq!(file.is_some(), opened, "{}", path.display());
         }
         assert!(open_regular_on(&directory.path().join("none"), |_| true).is_err());
-    }
-
-    #[test]
-    fn a_walk_visits_each_regular_file_once_and_follows_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path();
-        fs::create_dir_all(root.join("b/deep")).unwrap();
-        for name in ["a", "b/deep/file", "c"] {
-            fs::write(root.join(name), name).unwrap();
-        }
-        fs::hard_link(root.join("a"), root.join("b/again")).unwrap();
-        symlink(root.join("c"), root.join("d")).unwrap();
-        symlink("/etc", root.join("e")).unwrap();
-        let visited = |root: &Path| {
-            let mut paths = Vec::new();
-            let _ = walk(root, &mut |(path, file)| {
-                file.unwrap();
-                paths.push(path);
-                ControlFlow::Continue(())
-            });
-            paths
-        };
-        assert_eq!(visited(root), ["a", "b/deep/file", "c"].map(|name| root.join(name)));
-        assert_eq!(visited(&root.join("c")), [root.join("c")]);
-        let mut count = 0;
-        let ended = walk(root, &mut |_| {
-            count += 1;
-            ControlFlow::Break(())
-        });
-        assert_eq!((ended, count), (ControlFlow::Break(()), 1));
-        let _ = walk(&root.join("d"), &mut |(_, file)| {
-            assert!(matches!(file, Err(OpenError::NotRegular { found: "a symbolic link", .. })));
-            ControlFlow::Continue(())
-        });
     }
 }

@@ -1,4 +1,4 @@
-//! The ports that meet the kernel: files and xattrs, mounts, processes, fanotify, the TPM device and the software TPM.
+//! The ports that meet the kernel: files, xattrs and trees of them, mounts, processes, fanotify, the TPM device and the software TPM.
 //!
 //! Unsafe code lives in [`sys`] alone, one system call family a file.
 #![deny(unsafe_code)]
@@ -16,3 +16,4 @@ pub mod swtpm;
 pub mod sys;
 pub mod terminal;
 pub mod tpm_device;
+pub mod tree;

@@ -14,6 +14,8 @@ pub mod mode;
 pub mod new_files;
 pub mod paths;
 pub mod policy;
+pub mod progress;
+pub mod selection;
 pub mod show;
 pub mod sign;
 pub mod status;

@@ -1,19 +1,17 @@
 //! The files that a command works on: those named, those listed, those of trees; several at a time, told in their order.
 
+use super::progress::Progress;
+use super::selection::Globs;
 use crate::output::Failure;
-use imara_linux::files::{Found, OpenError, open_regular, walk};
-use indicatif::ProgressBar;
+use imara_linux::files::OpenError;
+use imara_linux::tree::{self, Batch, Choice, Root, Skipped, TreeFile, Walk, in_order};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{IsTerminal, Read};
-use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::mpsc::sync_channel;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which files.
 #[derive(clap::Args)]
@@ -21,9 +19,19 @@ pub struct Paths {
     /// Files; with -r also folders
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Take all regular files of the folders named: no symbolic links, each hard-linked file once, one filesystem
+    /// Take all regular files of the folders named: symbolic links are not followed, a file with several names is taken
+    /// once, and file systems that the kernel makes up (/proc, /sys) are left out
     #[arg(short, long)]
     pub recursive: bool,
+    /// With -r, stay on the file system of each folder named
+    #[arg(short = 'x', long, requires = "recursive")]
+    pub one_file_system: bool,
+    /// With -r, take programs, libraries and kernel modules only: files that may be executed, and ELF files
+    #[arg(long, requires = "recursive")]
+    pub executables: bool,
+    /// Patterns for files of trees
+    #[command(flatten)]
+    pub globs: Globs,
     /// Take the paths that F lists, one a line; `-` is standard input
     #[arg(long, value_name = "F")]
     pub files_from: Option<PathBuf>,
@@ -33,21 +41,17 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The paths named and listed.
-    ///
-    /// # Errors
-    /// An unreadable list; or none at all.
-    pub fn all(&self) -> Result<Vec<PathBuf>, Failure> {
-        let mut paths = self.paths.clone();
-        if let Some(list) = &self.files_from {
-            let bytes = read(list).map_err(|error| Failure::failed(format!("{}: {error}", list.display())))?;
-            let end = if self.null { 0 } else { b'\n' };
-            let listed = bytes.split(|byte| *byte == end).filter(|path| !path.is_empty());
-            paths.extend(listed.map(|path| PathBuf::from(OsString::from_vec(path.to_vec()))));
-        } else {
-            self.some()?;
+    /// Everything in these folders, each on its file system alone.
+    pub fn of_trees(folders: Vec<PathBuf>) -> Self {
+        Self {
+            paths: folders,
+            recursive: true,
+            one_file_system: true,
+            executables: false,
+            globs: Globs::default(),
+            files_from: None,
+            null: false,
         }
-        Ok(paths)
     }
 
     /// Checks that any path is named, or a list of them.
@@ -61,70 +65,192 @@ impl Paths {
         Ok(())
     }
 
+    /// Whether more may be meant than what is named one by one.
+    pub fn are_many(&self) -> bool {
+        self.recursive || self.files_from.is_some()
+    }
+
+    fn root(&self, path: PathBuf) -> Root {
+        if self.recursive { Root::Tree(path) } else { Root::File(path) }
+    }
+
+    /// The paths named, then those listed, which are read as they are needed.
+    fn roots(&self) -> Result<impl Iterator<Item = Root> + Send + '_, Failure> {
+        self.some()?;
+        let listed = match &self.files_from {
+            Some(list) => Some(Listed::open(list, self.null)?),
+            None => None,
+        };
+        let listed = listed.into_iter().flatten().map(|path| match path {
+            Ok(path) => self.root(path),
+            Err((list, error)) => Root::Failed(list, error),
+        });
+        Ok(self.paths.iter().cloned().map(|path| self.root(path)).chain(listed))
+    }
+
+    /// Does `work` for every file, several at a time, each thread with what `begin` makes for it, and tells `deliver` the
+    /// results of each batch in the files' order.
+    ///
+    /// # Errors
+    /// As [`Paths::some`]; an unreadable list.
+    pub fn for_each_batch<S, R: Send>(
+        &self,
+        progress: &Progress,
+        begin: impl Fn() -> S + Sync,
+        work: impl Fn(&mut S, &Batch) -> R + Sync,
+        mut deliver: impl FnMut(R) + Send,
+    ) -> Result<Skipped, Failure> {
+        let wanted = |path: &Path, folder: bool| self.globs.want(path, folder);
+        let choice = Choice {
+            one_device: self.one_file_system,
+            executables: self.executables,
+            wanted: (!self.globs.is_empty()).then_some(&wanted),
+        };
+        let mut walk = Walk::new(self.roots()?, choice);
+        let (over, mut counting) = (AtomicBool::new(false), false);
+        tree::allow_many_descriptors();
+        std::thread::scope(|scope| {
+            // Ends the count also when this thread panics.
+            let _over = Set(&over);
+            let work = |state: &mut S, batch: Batch| (batch.len() as u64, work(state, &batch));
+            let deliver = |(count, result)| {
+                progress.count(count);
+                progress.suspend(|| deliver(result));
+            };
+            in_order(
+                tree::threads(),
+                || walk.next_batch(),
+                begin,
+                work,
+                deliver,
+                || {
+                    progress.tick();
+                    if progress.is_shown() && !std::mem::replace(&mut counting, true) {
+                        let over = &over;
+                        scope.spawn(move || self.count(choice, progress, over));
+                    }
+                },
+            );
+        });
+        Ok(walk.skipped())
+    }
+
+    /// Finds out how much there is to do, for the time left; not for a list on standard input, which cannot be read twice.
+    fn count(&self, choice: Choice<'_>, progress: &Progress, over: &AtomicBool) {
+        if self.files_from.as_ref().is_some_and(|list| list.as_os_str() == "-") {
+            return;
+        }
+        let Ok(roots) = self.roots() else { return };
+        let mut walk = Walk::new(roots, choice);
+        let (mut count, mut bytes) = (0_u64, 0_u64);
+        while let Some(batch) = walk.next_batch() {
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+            count += batch.len() as u64;
+            bytes = (0..batch.len()).map(|index| batch.size(index)).fold(bytes, u64::saturating_add);
+        }
+        progress.set_total(count, bytes);
+    }
+
     /// Does `work` for every file, several at a time, and tells `report` the results in the files' order. A file that
     /// cannot be opened goes to `report` with its error.
     ///
     /// # Errors
-    /// As [`Paths::all`].
+    /// As [`Paths::for_each_batch`].
     pub fn for_each<T: Send>(
         &self,
         quiet: bool,
-        work: impl Fn(&Path, OwnedFd) -> Result<T, Failure> + Sync,
-        mut report: impl FnMut(&Path, Result<T, Failure>),
-    ) -> Result<(), Failure> {
-        let roots = self.all()?;
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(16);
-        let (found_in, found_out) = sync_channel::<(u64, Found)>(64);
-        let (done_in, done_out) = sync_channel(64);
-        let found_out = Mutex::new(found_out);
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                let mut number = 0;
-                let mut send = |found| {
-                    number += 1;
-                    match found_in.send((number - 1, found)) {
-                        Ok(()) => ControlFlow::Continue(()),
-                        Err(_) => ControlFlow::Break(()),
-                    }
+        work: impl Fn(&TreeFile<'_>) -> Result<T, Failure> + Sync,
+        mut report: impl FnMut(&Path, Result<T, Failure>) + Send,
+    ) -> Result<Skipped, Failure> {
+        let progress = Progress::new(quiet, "files");
+        let batch = |path: &mut PathBuf, batch: &Batch| {
+            let each = (0..batch.len()).filter_map(|index| {
+                batch.path(index, path);
+                let result = match batch.open(index, path) {
+                    Ok(Some(file)) => work(&file),
+                    Ok(None) => return None,
+                    Err(error) => Err(self.open_failure(&error)),
                 };
-                for root in roots {
-                    let ended =
-                        if self.recursive { walk(&root, &mut send) } else { send((root.clone(), open_regular(&root))) };
-                    if ended.is_break() {
-                        break;
-                    }
-                }
+                Some((path.clone(), result))
             });
-            for _ in 0..workers {
-                let (found_out, done_in, work) = (&found_out, done_in.clone(), &work);
-                scope.spawn(move || {
-                    // A worker holds the lock while it waits, so that each file goes to one of them.
-                    while let Ok((number, (path, file))) = {
-                        let found = found_out.lock().expect("no worker panics with the lock held");
-                        found.recv()
-                    } {
-                        let file = file.map_err(|error| open_failure(&error, self.recursive));
-                        let result = file.and_then(|file| work(&path, file));
-                        if done_in.send((number, path, result)).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            drop(done_in);
-            let mut progress = Progress::new(quiet, "files");
-            let (mut next, mut early) = (0, BTreeMap::new());
-            for (number, path, result) in done_out {
-                early.insert(number, (path, result));
-                while let Some((path, result)) = early.remove(&next) {
-                    next += 1;
-                    progress.step(next, || report(&path, result));
-                }
-            }
-        });
-        Ok(())
+            each.collect::<Vec<_>>()
+        };
+        let deliver =
+            |results: Vec<_>| results.into_iter().for_each(|(path, result): (PathBuf, _)| report(&path, result));
+        self.for_each_batch(&progress, PathBuf::new, batch, deliver)
+    }
+
+    /// Why a file could not be opened, with what to do.
+    pub fn open_failure(&self, error: &OpenError) -> Failure {
+        open_failure(error, self.recursive)
     }
 }
+
+/// Sets a flag when it is dropped.
+struct Set<'f>(&'f AtomicBool);
+
+impl Drop for Set<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The paths of a list, read as they are asked for.
+struct Listed {
+    list: PathBuf,
+    lines: Option<Box<dyn BufRead + Send>>,
+    end: u8,
+}
+
+impl Listed {
+    fn open(list: &Path, null: bool) -> Result<Self, Failure> {
+        let input: Box<dyn BufRead + Send> = if list.as_os_str() == "-" {
+            Box::new(BufReader::new(io::stdin()))
+        } else {
+            let file = File::open(list).map_err(|error| Failure::failed(format!("{}: {error}", printable(list))))?;
+            Box::new(BufReader::new(file))
+        };
+        Ok(Self { list: list.into(), lines: Some(input), end: if null { 0 } else { b'\n' } })
+    }
+}
+
+impl Iterator for Listed {
+    type Item = Result<PathBuf, (PathBuf, io::Error)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut path = Vec::new();
+        loop {
+            path.clear();
+            // No path is longer; what is, is not kept whole.
+            let most = Read::take(self.lines.as_mut()?, LONGEST_PATH).read_until(self.end, &mut path);
+            match most {
+                Ok(0) => return None,
+                Ok(_) if path.len() as u64 == LONGEST_PATH && path.last() != Some(&self.end) => {
+                    self.lines = None;
+                    let error =
+                        io::Error::other(format!("a path of more than {LONGEST_PATH} bytes; the rest was not read"));
+                    return Some(Err((self.list.clone(), error)));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.lines = None;
+                    return Some(Err((self.list.clone(), error)));
+                }
+            }
+            if path.last() == Some(&self.end) {
+                path.pop();
+            }
+            if !path.is_empty() {
+                return Some(Ok(PathBuf::from(OsString::from_vec(path))));
+            }
+        }
+    }
+}
+
+/// `PATH_MAX` of include/uapi/linux/limits.h is 4096 with its zero byte; a list may say it with many `./`.
+const LONGEST_PATH: u64 = 65536;
 
 fn open_failure(error: &OpenError, recursive: bool) -> Failure {
     let failure = Failure::failed(match error {
@@ -137,44 +263,6 @@ fn open_failure(error: &OpenError, recursive: bool) -> Failure {
         }
         OpenError::NotRegular { found: "a symbolic link", .. } => failure.next("name the file that it leads to"),
         OpenError::NotRegular { .. } | OpenError::System { .. } => failure,
-    }
-}
-
-/// A line on standard error that counts, once a command has run for two seconds on a terminal.
-pub struct Progress {
-    noun: &'static str,
-    started: Instant,
-    wanted: bool,
-    bar: Option<ProgressBar>,
-}
-
-impl Progress {
-    /// None yet; with `quiet`, never any. `noun` is what is counted.
-    pub fn new(quiet: bool, noun: &'static str) -> Self {
-        Self { noun, started: Instant::now(), wanted: !quiet && std::io::stderr().is_terminal(), bar: None }
-    }
-
-    /// `count` are done; `report` prints what is to be told of the last.
-    pub fn step(&mut self, count: u64, report: impl FnOnce()) {
-        if self.wanted && self.bar.is_none() && self.started.elapsed() > Duration::from_secs(2) {
-            self.bar = Some(ProgressBar::new_spinner());
-        }
-        match &self.bar {
-            Some(bar) => {
-                bar.suspend(report);
-                bar.set_message(format!("{count} {}", self.noun));
-                bar.tick();
-            }
-            None => report(),
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }
 

@@ -7,8 +7,8 @@ use imara_format::hash::to_hex;
 use imara_format::label::{Label, LabelError};
 use imara_format::signature::Signature;
 use imara_linux::files::{Xattr, read_xattr};
+use imara_linux::tree::TreeFile;
 use serde_json::{Map, Value, json};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// Show the labels of files: security.ima and security.evm, decoded.
@@ -47,8 +47,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
             true => &["security.ima", "security.evm", "user.ima", "user.evm"][..],
             false => &["security.ima", "security.evm"],
         };
-        let work = |_: &Path, file: OwnedFd| Ok(names.iter().map(|name| (*name, read_xattr(&file, name))).collect());
-        arguments.paths.for_each(arguments.quiet, work, |path, result| shown.file(path, result))?;
+        let work = |file: &TreeFile<'_>| Ok(names.iter().map(|name| (*name, read_xattr(file, name))).collect());
+        arguments.paths.for_each(arguments.quiet, work, |path: &Path, result| shown.file(path, result))?;
     }
     if arguments.json {
         print_json(&json!({ "schema": 1, "files": shown.documents }));

@@ -9,9 +9,9 @@ use imara_engine::crypto::{KeyError, PublicKey, SigningKey};
 use imara_engine::label;
 use imara_format::hash::{Digest, HashAlgorithm, from_hex, to_hex};
 use imara_linux::files;
+use imara_linux::tree::TreeFile;
 use serde_json::json;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -77,8 +77,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
     let mut failed = 0_u64;
     let mut signed = 0_u64;
     let mut documents = Vec::new();
-    let work = |path: &Path, file: OwnedFd| arguments.sign(path, &file, &key, key_id);
-    arguments.paths.for_each(arguments.quiet, work, |path, result| {
+    let work = |file: &TreeFile<'_>| arguments.sign(file, &key, key_id);
+    arguments.paths.for_each(arguments.quiet, work, |path: &Path, result: Result<Signed, Failure>| {
         let mut document = path_json(path);
         match result {
             Ok(done) => {
@@ -175,7 +175,8 @@ impl Arguments {
         Ok(public.key_id())
     }
 
-    fn sign(&self, path: &Path, file: &OwnedFd, key: &SigningKey, key_id: [u8; 4]) -> Result<Signed, Failure> {
+    fn sign(&self, file: &TreeFile<'_>, key: &SigningKey, key_id: [u8; 4]) -> Result<Signed, Failure> {
+        let path = file.path;
         let shown = printable(path);
         let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {what}"));
         let digest = files::digest(file, self.algorithm).map_err(|error| failure(&error))?;

@@ -9,10 +9,10 @@ use imara_engine::label::{Rejected, Verified, verify_label};
 use imara_format::hash::{Digest, to_hex};
 use imara_format::label::LabelError;
 use imara_linux::files::{self, Xattr};
+use imara_linux::tree::TreeFile;
 use serde_json::json;
 use std::fmt::Display;
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// Verify the labels of files.
@@ -64,8 +64,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
     let keyring = arguments.keyring()?;
     let (mut verified, mut failed) = (0_u64, 0_u64);
     let mut documents = Vec::new();
-    let work = |path: &Path, file: OwnedFd| arguments.verify(path, &file, &keyring);
-    arguments.paths.for_each(arguments.quiet, work, |path, result| {
+    let work = |file: &TreeFile<'_>| arguments.verify(file, &keyring);
+    arguments.paths.for_each(arguments.quiet, work, |path: &Path, result: Result<Proof, Failure>| {
         let mut document = path_json(path);
         document.insert("verified".into(), json!(result.is_ok()));
         match result {
@@ -131,7 +131,8 @@ impl Arguments {
         keys.iter().map(read).collect()
     }
 
-    fn verify(&self, path: &Path, file: &OwnedFd, keyring: &Keyring) -> Result<Proof, Failure> {
+    fn verify(&self, file: &TreeFile<'_>, keyring: &Keyring) -> Result<Proof, Failure> {
+        let path = file.path;
         let shown = printable(path);
         let failure = |what: &dyn Display| Failure::failed(format!("{shown}: {what}"));
         let name = if self.xattr_user { "user.ima" } else { "security.ima" };

@@ -18,15 +18,14 @@ use imara_format::policy::{Class, Func, Lsm, LsmLabels, Mask, Policy, Target};
 use imara_format::template::Template;
 use imara_linux::mounts::{self, Filesystem};
 use imara_linux::opened::OpenedFile;
+use imara_linux::tree::TreeFile;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -197,15 +196,13 @@ impl Test {
     }
 
     fn try_tree(&self, simulation: &Simulation, documents: &mut Vec<Value>) -> Result<(), Failure> {
-        let paths = Paths { paths: self.roots()?, recursive: true, files_from: None, null: false };
+        let paths = Paths::of_trees(self.roots()?);
         let (task, policy, filesystems) = (User(self.uid), simulation.policy(), Filesystems::default());
-        let work = |path: &Path, file: OwnedFd| {
-            let failed = |error| Failure::failed(format_args!("{}: {error}", printable(path)));
-            let file = File::from(file);
-            let metadata = file.metadata().map_err(failed)?;
-            let filesystem = filesystems.of(metadata.dev(), &file).map_err(failed)?;
+        let work = |file: &TreeFile<'_>| {
+            let failed = |error| Failure::failed(format_args!("{}: {error}", printable(file.path)));
+            let filesystem = filesystems.of(file.stat.st_dev, file.as_fd()).map_err(failed)?;
             let opened = OpenedFile::on(file.as_fd(), filesystem).map_err(failed)?;
-            let hooks = hooks(&opened, path, &policy, metadata.mode());
+            let hooks = hooks(&opened, file.path, &policy, file.stat.st_mode);
             let uses = hooks.iter().map(|hooks| Use {
                 task: &task,
                 hooks,
@@ -224,7 +221,8 @@ impl Test {
                 complain(&failure);
                 simulation.could_not(path.as_os_str().as_bytes(), "it could not be opened");
             }
-        })
+        })?;
+        Ok(())
     }
 
     /// The folders, and what is mounted in them.
@@ -278,12 +276,12 @@ fn listed_json(entry: &Listed) -> Value {
 struct Filesystems(Mutex<HashMap<u64, Arc<Filesystem>>>);
 
 impl Filesystems {
-    fn of(&self, device: u64, file: &File) -> io::Result<Arc<Filesystem>> {
+    fn of(&self, device: u64, file: BorrowedFd<'_>) -> io::Result<Arc<Filesystem>> {
         let known = |all: &HashMap<u64, Arc<Filesystem>>| all.get(&device).cloned();
         if let Some(filesystem) = known(&self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(filesystem);
         }
-        let filesystem = Arc::new(mounts::filesystem_of(file.as_fd())?);
+        let filesystem = Arc::new(mounts::filesystem_of(file)?);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(device, Arc::clone(&filesystem));
         Ok(filesystem)
     }

@@ -2,7 +2,8 @@
 
 use super::{EXAMPLES, Telling, Test, as_path, count, each, each_json, examples, tally_json};
 use crate::command::CommandResult;
-use crate::command::paths::{Progress, printable};
+use crate::command::paths::printable;
+use crate::command::progress::Progress;
 use crate::guard::{policy_source, run};
 use crate::output::{Failure, Outcome, complain, print};
 use imara_engine::check::Mode;
@@ -41,10 +42,12 @@ impl Test {
         each_event(trace, |event| replay.learn(event))?;
         let current = Files { read: !self.no_content };
         let mut documents = Vec::new();
-        let mut progress = Progress::new(false, "accesses");
+        let progress = Progress::new(false, "accesses");
         let ended = each_event(trace, |event| {
             let judged = [replay.ask(event, &current)];
-            progress.step(replay.events(), || {
+            progress.count(1);
+            progress.tick();
+            progress.suspend(|| {
                 let path = as_path(&event.path);
                 if self.each && self.json {
                     documents.push(each_json(path, &judged));
