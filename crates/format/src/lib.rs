@@ -18,6 +18,7 @@ pub mod audit;
 pub mod boot_parameters;
 pub mod elf;
 pub mod hash;
+pub mod journal;
 pub mod kernel_config;
 pub mod key;
 pub mod key_blob;
