@@ -17,11 +17,13 @@
 pub mod audit;
 pub mod boot_parameters;
 pub mod elf;
+pub mod evm;
 pub mod hash;
 pub mod journal;
 pub mod kernel_config;
 pub mod key;
 pub mod key_blob;
+pub mod kernel_number;
 pub mod label;
 pub mod measurement_list;
 pub mod pcr;
