@@ -31,3 +31,4 @@ pub mod policy;
 pub mod signature;
 pub mod template;
 pub mod trace;
+pub mod uuid;
