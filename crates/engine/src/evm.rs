@@ -1,21 +1,26 @@
 //! EVM: does a file's metadata match its label, and who may change it?
 //!
 //! [`Snapshot`] is what it protects, [`Verifier`] what it makes of it, [`hooks`] what it lets happen, [`mode`] and [`xattrs`]
-//! its two files in securityfs, [`sign`] how labels are made. All of it decides about values: nothing here reads a file.
+//! its two files in securityfs, [`sign`] how labels are made: all of it decides about values. [`Evm`] is EVM as it runs.
 //!
 //! Source: security/integrity/evm.
 
+pub mod difference;
 pub mod hooks;
 pub mod key;
 pub mod mode;
+pub mod recorded;
 pub mod rules;
+pub mod running;
 pub mod sign;
 pub mod snapshot;
 pub mod verify;
 pub mod xattrs;
 
+pub use difference::Difference;
 pub use key::{Custody, HmacKey};
 pub use rules::Rules;
+pub use running::{Evm, KeySource};
 pub use snapshot::{EvmLabel, Place, Protected, Snapshot};
 pub use verify::{Found, Reason, Verifier};
 

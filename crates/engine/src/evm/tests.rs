@@ -1,5 +1,8 @@
 //! EVM against what real kernels and evmctl did.
 
+mod appraisal;
+mod followed;
+
 use super::hooks::{Follow, Operation, Ruling, Situation, follow, rule};
 use super::key::PlainKey;
 use super::*;

@@ -57,6 +57,9 @@ pub enum Reason {
     /// A label, and nothing that it protects.
     #[error("it has a security.evm, and no attribute that it would protect")]
     NothingProtected,
+    /// The metadata cannot be read.
+    #[error("its metadata cannot be read: {0}")]
+    Metadata(String),
     /// The label is empty.
     #[error("its security.evm is empty")]
     Empty,
