@@ -5,7 +5,6 @@
 
 use crate::crypto;
 use imara_format::evm::{HMAC_SIZE, KEY_SIZE};
-use imara_format::hash::HashAlgorithm;
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -93,10 +92,7 @@ pub fn condense(key: &[u8]) -> Result<CondensedKey, KeyLengthError> {
         Some(room) if !key.is_empty() => room.copy_from_slice(key),
         _ => return Err(KeyLengthError(key.len())),
     }
-    let digest = crypto::hash(HashAlgorithm::Sha1, &[&padded[..]]).expect("SHA-1 is always there");
-    let mut condensed = Zeroizing::new([0; HMAC_SIZE]);
-    condensed.copy_from_slice(digest.as_bytes());
-    Ok(condensed)
+    Ok(crypto::sha1_secret(&padded[..]))
 }
 
 /// A key in ordinary memory, wiped when dropped: for what a command is given on its own command line or in a file.
