@@ -54,11 +54,25 @@ pub trait File {
     fn remove_xattr(&self, _name: &str) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
-    /// What the inode says of itself, for EVM.
+    /// What the inode says of itself, for EVM, as in [`crate::evm::Protected`].
     ///
     /// # Errors
     /// `Unsupported` where that cannot be found out, or where EVM is never asked.
     fn inode(&self) -> io::Result<InodeMetadata> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// The inode's generation, for EVM.
+    ///
+    /// # Errors
+    /// As [`File::inode`].
+    fn generation(&self) -> io::Result<u32> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// The filesystem's UUID, for EVM.
+    ///
+    /// # Errors
+    /// As [`File::inode`].
+    fn fs_uuid(&self) -> io::Result<[u8; 16]> {
         Err(io::ErrorKind::Unsupported.into())
     }
     /// Where it is, for EVM.

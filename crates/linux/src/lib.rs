@@ -5,6 +5,7 @@
 
 pub mod files;
 pub mod hooks;
+pub mod inode;
 pub mod kernel_ima;
 pub mod key_service;
 pub mod mounts;

@@ -149,8 +149,8 @@ impl Snapshot {
         if was.generation != is.generation {
             found.push(Difference::Generation { was: was.generation, is: is.generation });
         }
-        if self.place.fs_uuid != now.place.fs_uuid {
-            found.push(Difference::FsUuid { was: self.place.fs_uuid, is: now.place.fs_uuid });
+        if self.fs_uuid != now.fs_uuid {
+            found.push(Difference::FsUuid { was: self.fs_uuid, is: now.fs_uuid });
         }
         if was.mode != is.mode {
             found.push(Difference::Mode { was: was.mode, is: is.mode });

@@ -76,6 +76,14 @@ impl Protected for Asked<'_> {
         self.0.inode()
     }
 
+    fn generation(&self) -> io::Result<u32> {
+        self.0.generation()
+    }
+
+    fn fs_uuid(&self) -> io::Result<[u8; 16]> {
+        self.0.fs_uuid()
+    }
+
     fn place(&self) -> io::Result<Place> {
         self.0.place()
     }
@@ -258,6 +266,9 @@ impl Evm {
     /// Labels a file as it is; `snapshot` has the new label then.
     fn relabel_as(&self, file: &dyn File, snapshot: &mut Snapshot) -> bool {
         let Some(key) = self.hmac_key().filter(|_| self.mode().contains(EvmMode::HMAC)) else { return false };
+        if snapshot.unbound.is_some() {
+            return false;
+        }
         let rules = self.rules();
         let written = if snapshot.is_covered(Form::Hmac, &rules) {
             snapshot.hmac_label(&rules, &*key).map_err(io::Error::other).and_then(|label| {

@@ -27,6 +27,9 @@ pub enum EvmSignError {
     /// No attribute that the signature would cover: no kernel would verify it.
     #[error("it has no attribute that EVM protects, so a signature would protect nothing and never verify")]
     NothingToProtect,
+    /// Something that the signature would be over could not be found out.
+    #[error("{0}")]
+    Unbound(String),
     /// The hash cannot be computed.
     #[error(transparent)]
     Hash(#[from] UnsupportedHash),
@@ -57,6 +60,11 @@ pub fn sign(
     }
     if !snapshot.is_covered(form, rules) {
         return Err(EvmSignError::NothingToProtect);
+    }
+    if form.is_bound()
+        && let Some(why) = &snapshot.unbound
+    {
+        return Err(EvmSignError::Unbound(why.clone()));
     }
     let digest = snapshot.digest(form, rules, algorithm)?;
     let signed = match version {

@@ -11,8 +11,6 @@ use std::io;
 /// The filesystem that a file is on, as far as it matters to EVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Place {
-    /// Its UUID; zeros where it has none.
-    pub fs_uuid: [u8; 16],
     /// Whether it is overlayfs.
     pub overlay: bool,
     /// Whether it was mounted by another user namespace than the initial one: nothing on it verifies.
@@ -25,15 +23,25 @@ pub struct Place {
 
 /// What is asked about a file, for EVM.
 pub trait Protected {
-    /// What the inode says of itself.
+    /// What the inode says of itself; its generation may be left 0.
     ///
     /// # Errors
     /// What the kernel says.
     fn inode(&self) -> io::Result<InodeMetadata>;
+    /// The inode's generation.
+    ///
+    /// # Errors
+    /// Why it cannot be found out.
+    fn generation(&self) -> io::Result<u32>;
+    /// The filesystem's UUID; zeros where it has none.
+    ///
+    /// # Errors
+    /// Why it cannot be found out.
+    fn fs_uuid(&self) -> io::Result<[u8; 16]>;
     /// Where it is.
     ///
     /// # Errors
-    /// `Unsupported` where the filesystem's UUID cannot be found out.
+    /// What the kernel says.
     fn place(&self) -> io::Result<Place>;
     /// An attribute; `None` where there is none by that name.
     ///
@@ -75,6 +83,10 @@ impl EvmLabel {
 pub struct Snapshot {
     /// What the inode says of itself.
     pub inode: InodeMetadata,
+    /// The filesystem's UUID; zeros where it has none.
+    pub fs_uuid: [u8; 16],
+    /// Why generation or UUID could not be found out: then nothing but a portable signature can be verified.
+    pub unbound: Option<String>,
     /// Where it is.
     pub place: Place,
     /// The listed attributes that it has, enabled or not.
@@ -103,7 +115,18 @@ impl Snapshot {
                 }
             }
         }
-        Ok(Self { inode: file.inode()?, place: file.place()?, xattrs, label })
+        let mut unbound = None;
+        let mut why = |what: &str, error: io::Error| unbound = Some(format!("{what} cannot be found out: {error}"));
+        let generation = file.generation().unwrap_or_else(|error| {
+            why("the inode's generation", error);
+            0
+        });
+        let fs_uuid = file.fs_uuid().unwrap_or_else(|error| {
+            why("the filesystem's UUID", error);
+            [0; 16]
+        });
+        let inode = InodeMetadata { generation, ..file.inode()? };
+        Ok(Self { inode, fs_uuid, unbound, place: file.place()?, xattrs, label })
     }
 
     /// Whether an attribute that a label of this form covers is there.
@@ -128,7 +151,7 @@ impl Snapshot {
             rules.xattrs.covered(form).filter_map(|name| self.xattrs.get(name).map(Vec::as_slice)).collect();
         parts.push(&misc);
         if form.is_bound() && rules.fs_uuid {
-            parts.push(&self.place.fs_uuid);
+            parts.push(&self.fs_uuid);
         }
         use_parts(&parts)
     }

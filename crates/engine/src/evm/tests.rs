@@ -71,7 +71,9 @@ fn snapshot(value: &Value) -> Snapshot {
             gid: number("gid") as u32,
             mode: u16::from_str_radix(string(value, "mode"), 8).unwrap(),
         },
-        place: Place { fs_uuid, ..Place::default() },
+        fs_uuid,
+        unbound: None,
+        place: Place::default(),
         xattrs,
         label,
     }
@@ -183,7 +185,7 @@ fn every_hmac_of_whole_kernel_sessions_is_made_again() {
 /// The files that evmctl signed are those that it made HMACs of.
 fn signed_file(name: &str) -> Snapshot {
     let case = cases("evm/evm_hmac.json").into_iter().find(|case| case["file"] == name).unwrap();
-    Snapshot { place: Place { fs_uuid: uuid(UUID), ..Place::default() }, ..snapshot(&case) }
+    Snapshot { fs_uuid: uuid(UUID), ..snapshot(&case) }
 }
 
 fn all_certificates() -> Keyring {
@@ -343,6 +345,7 @@ fn places_change_what_is_found() {
     let foreign: fn(&mut Snapshot) = |file| file.place.foreign = true;
     let read_only: fn(&mut Snapshot) = |file| file.place.read_only = true;
     let unsupported: fn(&mut Snapshot) = |file| file.label = EvmLabel::Unsupported;
+    let unbound: fn(&mut Snapshot) = |file| file.unbound = Some("unknown".into());
     let unreadable: fn(&mut Snapshot) = |file| file.label = EvmLabel::Unreadable;
     for (name, change, kernel, mode, state, expected) in [
         ("overlayfs, only HMACs", overlay, new, EvmMode::HMAC, "good", (S::Unknown, false)),
@@ -354,6 +357,9 @@ fn places_change_what_is_found() {
         ("another user namespace", foreign, new, both, "good", (S::Fail, false)),
         ("another user namespace, portable", foreign, new, both, "port", (S::FailImmutable, false)),
         ("no attributes", unsupported, new, both, "good", (S::Unknown, false)),
+        ("no generation", unbound, new, both, "good", (S::Fail, false)),
+        ("no generation, type 3", unbound, new, both, "sig", (S::Fail, false)),
+        ("no generation, portable", unbound, new, both, "port", (S::PassImmutable, false)),
         ("unreadable", unreadable, new, both, "good", (S::Fail, false)),
         ("a signature without the HMAC bit stays one", |_| (), new, EvmMode::X509, "sig", (S::Pass, false)),
     ] {
@@ -707,7 +713,7 @@ fn a_portable_signature_does_not_depend_on_place_and_one_of_type_3_does() {
         let mut moved = Snapshot { label: EvmLabel::Value(label), ..plain.clone() };
         moved.inode.inode += 1;
         moved.inode.generation += 1;
-        moved.place.fs_uuid = [7; 16];
+        moved.fs_uuid = [7; 16];
         let verifier = Verifier { rules: &rules, mode: EvmMode::X509, hmac_key: None, keys: &keys };
         assert_eq!(verifier.status(&moved).status.passes(), portable);
         // It covers attributes that are not enabled, too.
@@ -738,7 +744,7 @@ fn one_changed_bit_of_anything_protected_is_found() {
     with("gid", &|file| file.inode.gid ^= 1);
     with("mode", &|file| file.inode.mode ^= 0o4000);
     with("type", &|file| file.inode.mode ^= 0o020_000);
-    with("uuid", &|file| file.place.fs_uuid[15] ^= 1);
+    with("uuid", &|file| file.fs_uuid[15] ^= 1);
     for name in ["security.selinux", "security.ima", "security.capability"] {
         with(name, &|file| *file.xattrs.get_mut(name).unwrap().last_mut().unwrap() ^= 0x80);
         with(name, &|file| drop(file.xattrs.remove(name)));

@@ -58,7 +58,7 @@ pub enum Reason {
     #[error("it has a security.evm, and no attribute that it would protect")]
     NothingProtected,
     /// The metadata cannot be read.
-    #[error("its metadata cannot be read: {0}")]
+    #[error("{0}")]
     Metadata(String),
     /// The label is empty.
     #[error("its security.evm is empty")]
@@ -195,6 +195,9 @@ impl<'k> Verifier<'k> {
         let Some(key) = self.hmac_key else {
             return Found::because(S::Fail, Reason::NoHmacKey);
         };
+        if let Some(why) = &snapshot.unbound {
+            return Found::because(S::Fail, Reason::Metadata(why.clone()));
+        }
         // The kernel makes the HMAC before it asks whether there was anything to make it over.
         match snapshot.hmac(self.rules, key) {
             Err(error) => Found::because(S::Fail, Reason::Hmac(error)),
@@ -221,6 +224,11 @@ impl<'k> Verifier<'k> {
         }
         if !snapshot.is_covered(form, self.rules) {
             return Err(Reason::NothingProtected);
+        }
+        if form.is_bound()
+            && let Some(why) = &snapshot.unbound
+        {
+            return Err(Reason::Metadata(why.clone()));
         }
         verify(label, form, &digest, self)
     }

@@ -3,6 +3,7 @@
 pub mod fanotify;
 pub mod filesystem;
 pub mod identity;
+pub mod inode;
 pub mod key;
 pub mod lease;
 pub mod process;

@@ -65,6 +65,12 @@ impl File for Fake {
     fn inode(&self) -> io::Result<InodeMetadata> {
         Ok(self.now.borrow().inode)
     }
+    fn generation(&self) -> io::Result<u32> {
+        Ok(self.now.borrow().inode.generation)
+    }
+    fn fs_uuid(&self) -> io::Result<[u8; 16]> {
+        Ok(self.now.borrow().fs_uuid)
+    }
     fn place(&self) -> io::Result<Place> {
         Ok(self.now.borrow().place)
     }
