@@ -54,7 +54,7 @@ pub trait File {
     fn remove_xattr(&self, _name: &str) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
-    /// What the inode says of itself, for EVM, as in [`crate::evm::Protected`].
+    /// What the inode says of itself, for EVM, with owner and group as the filesystem has them; its generation may be left 0.
     ///
     /// # Errors
     /// `Unsupported` where that cannot be found out, or where EVM is never asked.
@@ -68,7 +68,7 @@ pub trait File {
     fn generation(&self) -> io::Result<u32> {
         Err(io::ErrorKind::Unsupported.into())
     }
-    /// The filesystem's UUID, for EVM.
+    /// The filesystem's UUID, for EVM; zeros where it has none.
     ///
     /// # Errors
     /// As [`File::inode`].

@@ -6,6 +6,7 @@
 //! Source: security/integrity/evm.
 
 pub mod difference;
+pub mod explain;
 pub mod hooks;
 pub mod key;
 pub mod mode;
@@ -21,7 +22,7 @@ pub use difference::Difference;
 pub use key::{Custody, HmacKey};
 pub use rules::Rules;
 pub use running::{Evm, KeySource};
-pub use snapshot::{EvmLabel, Place, Protected, Snapshot};
+pub use snapshot::{EvmLabel, Place, Snapshot};
 pub use verify::{Found, Reason, Verifier};
 
 /// The type byte of an HMAC label.

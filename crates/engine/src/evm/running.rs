@@ -8,7 +8,7 @@ use super::key::HmacKey;
 use super::mode::{self, ModeError};
 use super::recorded::{Change, Meaning, Recorded};
 use super::rules::Rules;
-use super::snapshot::{EvmLabel, Place, Protected, Snapshot};
+use super::snapshot::{EvmLabel, Snapshot};
 use super::verify::{Found, Reason, Verifier};
 use super::xattrs::{ProtectedXattrs, Wrote, XattrsError};
 use super::{HMAC_TYPE, PORTABLE_TYPE};
@@ -16,7 +16,7 @@ use crate::audit::TaskIdentity;
 use crate::check::File;
 use crate::integrity_status::IntegrityStatus;
 use crate::keyring::Keyring;
-use imara_format::evm::{EvmMode, Form, InodeMetadata, SECURITY_EVM, SECURITY_IMA};
+use imara_format::evm::{EvmMode, Form, SECURITY_EVM, SECURITY_IMA};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -66,31 +66,6 @@ pub enum Changed {
     Refused(Vec<Difference>, IntegrityStatus),
     /// The label was exchanged or removed, or no longer fits as it would not in the kernel: the next check tells.
     Stale(Vec<Difference>),
-}
-
-/// A file, asked as EVM asks.
-struct Asked<'a>(&'a dyn File);
-
-impl Protected for Asked<'_> {
-    fn inode(&self) -> io::Result<InodeMetadata> {
-        self.0.inode()
-    }
-
-    fn generation(&self) -> io::Result<u32> {
-        self.0.generation()
-    }
-
-    fn fs_uuid(&self) -> io::Result<[u8; 16]> {
-        self.0.fs_uuid()
-    }
-
-    fn place(&self) -> io::Result<Place> {
-        self.0.place()
-    }
-
-    fn attribute(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        self.0.xattr(name)
-    }
 }
 
 impl Evm {
@@ -190,7 +165,7 @@ impl Evm {
     /// # Errors
     /// What the kernel says.
     pub fn snapshot(&self, file: &dyn File) -> io::Result<Snapshot> {
-        Snapshot::take(&Asked(file), &self.rules().xattrs)
+        Snapshot::take(file, &self.rules().xattrs)
     }
 
     fn with_verifier<T>(&self, ask: impl FnOnce(&Verifier<'_>) -> T) -> T {

@@ -2,6 +2,7 @@
 
 use super::key::{HmacError, HmacKey};
 use super::rules::Rules;
+use crate::check::File;
 use crate::crypto::{self, UnsupportedHash};
 use imara_format::evm::{Form, HMAC_SIZE, InodeMetadata, SECURITY_EVM, SECURITY_IMA, XattrList};
 use imara_format::hash::{Digest, HashAlgorithm};
@@ -19,35 +20,6 @@ pub struct Place {
     pub read_only: bool,
     /// Whether it is tmpfs or sysfs, whose files get their attributes after they were made.
     pub pseudo: bool,
-}
-
-/// What is asked about a file, for EVM.
-pub trait Protected {
-    /// What the inode says of itself; its generation may be left 0.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    fn inode(&self) -> io::Result<InodeMetadata>;
-    /// The inode's generation.
-    ///
-    /// # Errors
-    /// Why it cannot be found out.
-    fn generation(&self) -> io::Result<u32>;
-    /// The filesystem's UUID; zeros where it has none.
-    ///
-    /// # Errors
-    /// Why it cannot be found out.
-    fn fs_uuid(&self) -> io::Result<[u8; 16]>;
-    /// Where it is.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    fn place(&self) -> io::Result<Place>;
-    /// An attribute; `None` where there is none by that name.
-    ///
-    /// # Errors
-    /// `Unsupported` where the filesystem keeps no such attributes; what getxattr(2) says.
-    fn attribute(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
 }
 
 /// `security.evm`.
@@ -100,8 +72,8 @@ impl Snapshot {
     ///
     /// # Errors
     /// What the kernel says of the inode or its filesystem.
-    pub fn take(file: &dyn Protected, list: &XattrList) -> io::Result<Self> {
-        let label = match file.attribute(SECURITY_EVM) {
+    pub fn take(file: &dyn File, list: &XattrList) -> io::Result<Self> {
+        let label = match file.xattr(SECURITY_EVM) {
             Ok(Some(value)) => EvmLabel::Value(value),
             Ok(None) => EvmLabel::Absent,
             Err(error) if error.kind() == io::ErrorKind::Unsupported => EvmLabel::Unsupported,
@@ -110,7 +82,7 @@ impl Snapshot {
         let mut xattrs = BTreeMap::new();
         if label != EvmLabel::Unsupported {
             for xattr in list.entries() {
-                if let Ok(Some(value)) = file.attribute(&xattr.name) {
+                if let Ok(Some(value)) = file.xattr(&xattr.name) {
                     xattrs.insert(xattr.name.clone(), value);
                 }
             }

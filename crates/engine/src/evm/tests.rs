@@ -2,6 +2,7 @@
 
 mod appraisal;
 mod followed;
+mod searched;
 
 use super::hooks::{Follow, Operation, Ruling, Situation, follow, rule};
 use super::key::PlainKey;
