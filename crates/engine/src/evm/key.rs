@@ -28,14 +28,13 @@ pub struct HmacError(pub String);
 /// Where an HMAC key is, the safest place first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Custody {
-    /// A key of the kernel's makes the HMACs there (AF_ALG, by its serial number): it never was in a process, or was only while
-    /// it was loaded.
-    Kernel {
-        /// Its serial number.
+    /// The kernel makes the HMACs (AF_ALG) with the payload of a key of its own, by its serial number: it never is in a process.
+    KernelKey {
+        /// The serial number.
         serial: i32,
-        /// Whether it came to the kernel through a process of ours, since it is shorter than the kernel's buffer.
-        passed_through: bool,
     },
+    /// The kernel makes the HMACs (AF_ALG) with a copy of the key, which was in a process only while it was loaded.
+    KernelCopy,
     /// memfd_secret(2) memory: unmapped from the kernel's own, never swapped, not to be read through ptrace or a core dump.
     SecretMemory,
     /// Locked memory: never swapped, left out of core dumps.
@@ -48,7 +47,8 @@ impl Custody {
     /// A word for programs.
     pub const fn word(self) -> &'static str {
         match self {
-            Self::Kernel { .. } => "kernel",
+            Self::KernelKey { .. } => "kernel-key",
+            Self::KernelCopy => "kernel-copy",
             Self::SecretMemory => "secret-memory",
             Self::LockedMemory => "locked-memory",
             Self::Memory => "memory",
@@ -59,11 +59,9 @@ impl Custody {
 impl fmt::Display for Custody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kernel { serial, passed_through: false } => {
-                write!(f, "in the kernel alone (key {serial}, AF_ALG makes the HMACs)")
-            }
-            Self::Kernel { serial, passed_through: true } => {
-                write!(f, "in the kernel (key {serial}, AF_ALG makes the HMACs); it was loaded through this process")
+            Self::KernelKey { serial } => write!(f, "in the kernel alone: key {serial} makes the HMACs there (AF_ALG)"),
+            Self::KernelCopy => {
+                f.write_str("in the kernel, which makes the HMACs (AF_ALG); it was read once, to load it")
             }
             Self::SecretMemory => {
                 f.write_str("in secret memory (memfd_secret): never swapped, dumped or readable by another process")
