@@ -208,7 +208,7 @@ impl PublicKey {
         let info = opened.get(..length)?;
         let digest = Digest::new(algorithm, info.get(info.len().checked_sub(algorithm.digest_size())?..)?).ok()?;
         // What is not put together like this is no signature of ours to judge.
-        (digest_info(&digest)? == info).then_some(digest)
+        (message(self.kind, &digest).ok()? == info).then_some(digest)
     }
 
     /// Verifies a version 1 signature: RSA with bare PKCS#1 type 1 padding around SHA-1 of `digest` and the header.

@@ -34,7 +34,8 @@ fn search_for(file: &Snapshot) -> Option<Search> {
 
 #[test]
 fn the_one_attribute_that_changed_is_found_under_each_kind_of_label() {
-    let changes: [(&str, fn(&mut Snapshot)); 7] = [
+    type Change = fn(&mut Snapshot);
+    let changes: [(&str, Change); 7] = [
         ("mode", |file| file.inode.mode = 0o104_755),
         ("uid", |file| file.inode.uid = 12_345),
         ("gid", |file| file.inode.gid = 54_321),
