@@ -19,7 +19,7 @@ help:
 	@echo "make vm        real kernels as the judge, in QEMU"
 	@echo "make vm-full   the same with a kernel that has every integrity option; builds it first, once"
 	@echo "make bench     the cost of decisions and of the guard, as ratios"
-	@echo "make fuzz      the policy parser under libFuzzer, for ARGS=-max_total_time=60"
+	@echo "make fuzz      what reads bytes from outside, under libFuzzer, as ARGS="key -max_total_time=60""
 	@echo "make ci        check, test and vm, as .ci/run does"
 
 setup:
