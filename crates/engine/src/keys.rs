@@ -44,6 +44,11 @@ impl KeyMaterial {
         self.0.len()
     }
 
+    /// Whether all its bytes are zero, as of a key that was wiped.
+    pub fn is_zero(&self) -> bool {
+        self.0.iter().fold(0, |all, byte| all | byte) == 0
+    }
+
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -474,9 +474,6 @@ impl<'a> Quiet<'a> {
             | Cause::VeritySignatureRequired
             | Cause::InvalidSignatureVersion
             | Cause::InvalidVeritySignature
-            | Cause::MissingHmac
-            | Cause::InvalidHmac
-            | Cause::InvalidFailImmutable
             | Cause::UnknownImaData
             | Cause::Unknown
             | Cause::DeniedHashAlgorithm

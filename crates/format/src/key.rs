@@ -35,6 +35,105 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// The error numbers that the key service and its types give and that mean something of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Errno {
+    /// A sealed key does not fit.
+    E2big,
+    /// Not permitted, or never possible; the TPM refuses.
+    Eperm,
+    /// Not in there; an algorithm that is not there.
+    Enoent,
+    /// The permissions do not allow it.
+    Eacces,
+    /// There already.
+    Eexist,
+    /// The kernel has no such type of key.
+    Enodev,
+    /// No keyring.
+    Enotdir,
+    /// The text, the payload or a MAC is wrong.
+    Einval,
+    /// The keyring is full.
+    Enfile,
+    /// A keyring would lead to itself.
+    Edeadlk,
+    /// The kernel has no key service.
+    Enosys,
+    /// An algorithm that the kernel does not have.
+    Enopkg,
+    /// Bytes that cannot be read, or a signature that does not verify.
+    Ebadmsg,
+    /// Not for this type of key.
+    Eopnotsupp,
+    /// The quota is full.
+    Edquot,
+    /// No such key, no master key, no key that has signed this one.
+    Enokey,
+    /// The key has expired.
+    Ekeyexpired,
+    /// The key was revoked.
+    Ekeyrevoked,
+    /// The key is on a block list, or a signature does not verify.
+    Ekeyrejected,
+}
+
+impl Errno {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::E2big,
+        Self::Eperm,
+        Self::Enoent,
+        Self::Eacces,
+        Self::Eexist,
+        Self::Enodev,
+        Self::Enotdir,
+        Self::Einval,
+        Self::Enfile,
+        Self::Edeadlk,
+        Self::Enosys,
+        Self::Enopkg,
+        Self::Ebadmsg,
+        Self::Eopnotsupp,
+        Self::Edquot,
+        Self::Enokey,
+        Self::Ekeyexpired,
+        Self::Ekeyrevoked,
+        Self::Ekeyrejected,
+    ];
+
+    /// The number's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::E2big => "E2BIG",
+            Self::Eperm => "EPERM",
+            Self::Enoent => "ENOENT",
+            Self::Eacces => "EACCES",
+            Self::Eexist => "EEXIST",
+            Self::Enodev => "ENODEV",
+            Self::Enotdir => "ENOTDIR",
+            Self::Einval => "EINVAL",
+            Self::Enfile => "ENFILE",
+            Self::Edeadlk => "EDEADLK",
+            Self::Enosys => "ENOSYS",
+            Self::Enopkg => "ENOPKG",
+            Self::Ebadmsg => "EBADMSG",
+            Self::Eopnotsupp => "EOPNOTSUPP",
+            Self::Edquot => "EDQUOT",
+            Self::Enokey => "ENOKEY",
+            Self::Ekeyexpired => "EKEYEXPIRED",
+            Self::Ekeyrevoked => "EKEYREVOKED",
+            Self::Ekeyrejected => "EKEYREJECTED",
+        }
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A key's number; positive for a key, -1 to -8 for the keyrings that every process can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeySerial(pub i32);

@@ -8,8 +8,7 @@
 
 use crate::sys::key as sys;
 use imara_engine::keys::{KeyMaterial, MasterKeyError, MasterKeys};
-use imara_format::key::{KeyDescription, KeyLine, KeyPermissions, KeySerial};
-use imara_format::key_blob::Errno;
+use imara_format::key::{Errno, KeyDescription, KeyLine, KeyPermissions, KeySerial};
 use imara_format::key_blob::encrypted::{MasterName, MasterType};
 use std::ffi::{CStr, CString};
 use std::io;
@@ -30,7 +29,7 @@ pub const USER_SESSION_KEYRING: KeySerial = KeySerial(-5);
 /// Where the kernel lists the keys that its reader may see.
 pub const PROC_KEYS: &str = "/proc/keys";
 
-/// The types of key that are made here.
+/// The types of key that are made or searched for here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyType {
     /// Holds links to keys.
@@ -43,6 +42,8 @@ pub enum KeyType {
     Trusted,
     /// A public key, from an X.509 certificate.
     Asymmetric,
+    /// A digest that is not to be trusted; the kernel alone makes these.
+    Blacklist,
 }
 
 impl KeyType {
@@ -54,6 +55,7 @@ impl KeyType {
             Self::Encrypted => "encrypted",
             Self::Trusted => "trusted",
             Self::Asymmetric => "asymmetric",
+            Self::Blacklist => "blacklist",
         }
     }
 
@@ -64,6 +66,7 @@ impl KeyType {
             Self::Encrypted => c"encrypted",
             Self::Trusted => c"trusted",
             Self::Asymmetric => c"asymmetric",
+            Self::Blacklist => c"blacklist",
         }
     }
 }
@@ -243,6 +246,41 @@ pub fn join_new_session() -> io::Result<KeySerial> {
     sys::join_session_keyring(None).map(KeySerial)
 }
 
+/// Lets searches of this process find what is in the user's keyring, also where its session does not lead there. Nothing
+/// outside the process changes.
+///
+/// # Errors
+/// What keyctl_link(3) says.
+pub fn reach_user_keyring() -> io::Result<()> {
+    link(USER_KEYRING, PROCESS_KEYRING)
+}
+
+/// The error's number, if it is one that the key service gives a meaning of its own.
+pub fn errno_of(error: &io::Error) -> Option<Errno> {
+    Some(match error.raw_os_error()? {
+        libc::E2BIG => Errno::E2big,
+        libc::EPERM => Errno::Eperm,
+        libc::ENOENT => Errno::Enoent,
+        libc::EACCES => Errno::Eacces,
+        libc::EEXIST => Errno::Eexist,
+        libc::ENODEV => Errno::Enodev,
+        libc::ENOTDIR => Errno::Enotdir,
+        libc::EINVAL => Errno::Einval,
+        libc::ENFILE => Errno::Enfile,
+        libc::EDEADLK => Errno::Edeadlk,
+        libc::ENOSYS => Errno::Enosys,
+        libc::ENOPKG => Errno::Enopkg,
+        libc::EBADMSG => Errno::Ebadmsg,
+        libc::EOPNOTSUPP => Errno::Eopnotsupp,
+        libc::EDQUOT => Errno::Edquot,
+        libc::ENOKEY => Errno::Enokey,
+        libc::EKEYEXPIRED => Errno::Ekeyexpired,
+        libc::EKEYREVOKED => Errno::Ekeyrevoked,
+        libc::EKEYREJECTED => Errno::Ekeyrejected,
+        _ => return None,
+    })
+}
+
 /// What an asymmetric key can do, for signatures in an encoding (`pkcs1`, `x962`, `raw`) over a hash.
 ///
 /// # Errors
@@ -305,12 +343,10 @@ impl MasterKeys for KernelMasterKeys {
         let error = |errno, what: String| MasterKeyError { master: name.clone(), errno, what };
         match name.kind() {
             MasterType::User => request(KeyType::User, name.description()).and_then(read).map_err(|cause| {
-                let errno = match cause.raw_os_error() {
-                    Some(libc::EKEYEXPIRED) => Errno::Ekeyexpired,
-                    Some(libc::EKEYREVOKED) => Errno::Ekeyrevoked,
-                    Some(libc::EACCES) => Errno::Eacces,
-                    Some(libc::ENOSYS) => Errno::Eopnotsupp,
-                    _ => Errno::Enokey,
+                let errno = match errno_of(&cause) {
+                    Some(Errno::Enosys) => Errno::Eopnotsupp,
+                    Some(number @ (Errno::Ekeyexpired | Errno::Ekeyrevoked | Errno::Eacces)) => number,
+                    Some(_) | None => Errno::Enokey,
                 };
                 error(errno, cause.to_string())
             }),

@@ -284,11 +284,15 @@ impl Blob {
     /// Reads a blob's text, as it follows the word `load`.
     ///
     /// # Errors
-    /// [`CommandError`].
+    /// [`CommandError`], which shows no word of the text: it comes from a file, and that may be another one than was
+    /// meant, with a key in it.
     pub fn parse(text: &[u8]) -> Result<Self, CommandError> {
-        let mut words = Words::new(text)?;
-        let (format, master) = words.format_and_master()?;
-        Self::from_words(&mut words, format, master)
+        let read = || {
+            let mut words = Words::new(text)?;
+            let (format, master) = words.format_and_master()?;
+            Self::from_words(&mut words, format, master)
+        };
+        read().map_err(CommandError::without_words)
     }
 
     fn from_words(
@@ -591,6 +595,24 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    fn without_words(self) -> Self {
+        let found = "what stands in its place".to_owned();
+        match self {
+            Self::Keyword { .. } => Self::Keyword { found },
+            Self::Master { .. } => Self::Master { found },
+            Self::LengthNotANumber { .. } => Self::LengthNotANumber { found },
+            Self::LengthOutOfRange { .. } => Self::LengthOutOfRange { found },
+            Self::EcryptfsDescription { .. } => Self::EcryptfsDescription { found },
+            Self::TextLength { .. }
+            | Self::Missing { .. }
+            | Self::LengthForFormat { .. }
+            | Self::DecryptedDataLength { .. }
+            | Self::DecryptedDataNotHex { .. }
+            | Self::BlobLength { .. }
+            | Self::BlobNotHex { .. } => self,
+        }
+    }
+
     /// The kernel's error number.
     pub const fn errno(&self) -> Errno {
         Errno::Einval

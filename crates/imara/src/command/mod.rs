@@ -4,10 +4,12 @@ use crate::output::{Failure, Outcome, complain};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+pub mod change;
 pub mod duration;
 pub mod explain;
 pub mod guard;
 pub mod key;
+pub mod keyring;
 pub mod man;
 pub mod measurement;
 pub mod mode;

@@ -282,7 +282,12 @@ pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// A path for people: as it is, unless it has characters that would do something to a terminal.
 pub fn printable(path: &Path) -> String {
-    let text = path.to_string_lossy();
+    printable_bytes(path.as_os_str().as_bytes())
+}
+
+/// The same of any bytes that somebody has chosen.
+pub fn printable_bytes(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
     let escape = |character: char| match character {
         _ if character.is_control() => character.escape_default().to_string(),
         _ => character.to_string(),

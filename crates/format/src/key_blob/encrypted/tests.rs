@@ -126,6 +126,11 @@ fn key_material_is_not_shown() {
         let error = Command::parse(text.as_bytes(), b"k").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("5ec2e7"), "{error}");
     }
+    // Another file than was meant, with a short key in it.
+    for text in [b"5ec2e7".as_slice(), b"user:kmk 5ec2e7", b"user:kmk 5", b"default 5ec2e7 32"] {
+        let error = Blob::parse(text).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains('5'), "{error}");
+    }
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! `imara key`: key material, one subcommand a file.
 
+mod encrypted;
 mod generate;
 mod passphrase;
+mod secret;
 
 use super::CommandResult;
 
 pub use passphrase::Passphrase;
 
-/// Key material: generate.
+/// Key material: signing keys, encrypted keys.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -17,6 +19,7 @@ pub struct Arguments {
 #[derive(clap::Subcommand)]
 enum Command {
     Generate(generate::Generate),
+    Encrypted(encrypted::Arguments),
 }
 
 /// Runs it.
@@ -24,7 +27,10 @@ enum Command {
 /// # Errors
 /// What the command could not do.
 pub fn run(arguments: Arguments) -> CommandResult {
+    // Secrets pass through this process: no core dump, no debugger of another.
+    imara_linux::sys::process::forbid_dumps();
     match arguments.command {
         Command::Generate(generate) => generate.run(),
+        Command::Encrypted(encrypted) => encrypted::run(encrypted),
     }
 }

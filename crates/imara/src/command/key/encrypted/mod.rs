@@ -1,0 +1,355 @@
+//! `imara key encrypted`: keys that leave the kernel only sealed, one subcommand a file.
+
+mod check;
+mod export;
+mod load;
+mod new;
+mod show;
+mod update;
+
+use super::secret::read_secret;
+use crate::command::CommandResult;
+use crate::command::change::Change;
+use crate::command::keyring::named::{Keyring, KeyringName, serial};
+use crate::command::keyring::refusal::{Attempt, refused};
+use crate::command::new_files::write_together;
+use crate::command::paths::{printable, printable_bytes, read};
+use crate::output::{Failure, Outcome, print};
+use imara_engine::keys::encrypted::{Damage, EncryptedKeyError};
+use imara_engine::keys::{KeyMaterial, MasterKeyError, MasterKeys};
+use imara_format::hash::from_hex;
+use imara_format::key::{Errno, KeySerial};
+use imara_format::key_blob::encrypted::{Blob, Command, MasterName, MasterType, PayloadFormat};
+use imara_linux::key_service::{self as keys, KeyType, errno_of};
+use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Encrypted keys, as the kernel has them: make, load, give another master key, show, export, check.
+///
+/// An encrypted key is sealed with a master key (user:NAME or trusted:NAME) whenever it leaves the kernel; what leaves is its
+/// blob. With --master FILE a command does without the kernel's key service, as for the image of another machine.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    New(new::New),
+    Load(load::Load),
+    Update(update::Update),
+    Show(show::Show),
+    Export(export::Export),
+    Check(check::Check),
+}
+
+/// The number of the JSON documents' form.
+const SCHEMA: u32 = 1;
+
+/// Runs it.
+///
+/// # Errors
+/// What the command could not do.
+pub fn run(arguments: Arguments) -> CommandResult {
+    match arguments.command {
+        Verb::New(new) => new.run(),
+        Verb::Load(load) => load.run(),
+        Verb::Update(update) => update.run(),
+        Verb::Show(show) => show.run(),
+        Verb::Export(export) => export.run(),
+        Verb::Check(check) => check.run(),
+    }
+}
+
+/// Where a blob is written to.
+#[derive(clap::Args)]
+struct Out {
+    /// Write the key's blob to F, readable by its owner alone; `-` is standard output
+    #[arg(long, value_name = "F")]
+    out: Option<PathBuf>,
+    /// Write over F where it is there
+    #[arg(long, requires = "out")]
+    force: bool,
+}
+
+impl Out {
+    /// Whether what is there already would be in the way.
+    fn check(&self) -> Result<(), Failure> {
+        match &self.out {
+            Some(path) if !self.force && path.as_os_str() != "-" && path.symlink_metadata().is_ok() => {
+                Err(Failure::failed(format!("{} is already there", printable(path)))
+                    .next("choose another --out, or write over it with --force"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn write(&self, blob: &[u8]) -> Result<(), Failure> {
+        match &self.out {
+            None => Ok(()),
+            Some(path) if path.as_os_str() == "-" => {
+                print(format_args!("{}\n", String::from_utf8_lossy(blob)));
+                Ok(())
+            }
+            Some(path) => write_together(&[(path, blob, 0o600)], self.force),
+        }
+    }
+
+    /// ` in F`, where it was written to a file.
+    fn place(&self) -> Option<String> {
+        self.out.as_ref().filter(|path| path.as_os_str() != "-").map(|path| printable(path))
+    }
+
+    fn is_stdout(&self) -> bool {
+        self.out.as_ref().is_some_and(|path| path.as_os_str() == "-")
+    }
+
+    /// Tells what was done; only the blob is for standard output where it goes there.
+    fn report(&self, change: &Change, text: String, document: &Value) -> Outcome {
+        if self.is_stdout() { Outcome::Done } else { change.report(text, document) }
+    }
+}
+
+/// The kernel's command: its keyword and the words as they were given, a blank between them.
+fn command_text<T: AsRef<OsStr>>(keyword: &str, words: &[T]) -> Vec<u8> {
+    let mut text = keyword.as_bytes().to_vec();
+    for word in words {
+        text.push(b' ');
+        text.extend_from_slice(word.as_ref().as_bytes());
+    }
+    text
+}
+
+/// Reads a blob's text from a file; like a shell, without the newlines at its end, and without a `load ` before it.
+fn read_blob(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut text = read(path).map_err(|error| Failure::failed(format!("{}: {error}", printable(path))))?;
+    while text.last() == Some(&b'\n') {
+        text.pop();
+    }
+    Ok(match text.strip_prefix(b"load ") {
+        Some(blob) => blob.to_vec(),
+        None => text,
+    })
+}
+
+/// Parses a blob that came from somewhere.
+fn parse_blob(text: &[u8], source: &str) -> Result<Blob, Failure> {
+    Blob::parse(text).map_err(|error| {
+        Failure::failed(format!("{source}: no blob of an encrypted key: {error} ({})", error.errno()))
+            .next("a blob is what `imara key encrypted export` or `keyctl pipe` prints: FORMAT MASTER KEYLEN HEX")
+    })
+}
+
+/// The one master key whose bytes are in a file.
+struct MasterFile {
+    path: PathBuf,
+    bytes: KeyMaterial,
+}
+
+impl MasterFile {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        Ok(Self { path: path.to_owned(), bytes: read_secret(path)? })
+    }
+
+    /// What is wrong with the file, where the blob opens with something that is easily mistaken for it.
+    fn mistake(&self, blob: &Blob) -> Option<&'static str> {
+        let bytes = self.bytes.as_bytes();
+        let trimmed = bytes.strip_suffix(b"\n");
+        let hex = || {
+            let text = std::str::from_utf8(bytes.trim_ascii()).ok()?;
+            from_hex(text).ok()
+        };
+        let opens = |candidate: Vec<u8>| {
+            let candidate = KeyMaterial::new(candidate);
+            imara_engine::keys::encrypted::EncryptedKey::open(blob, &candidate).is_ok()
+        };
+        if trimmed.is_some_and(|trimmed| !trimmed.is_empty() && opens(trimmed.to_vec())) {
+            return Some("the file ends in a newline that the master key has not");
+        }
+        if trimmed.is_none() && opens([bytes, b"\n"].concat()) {
+            return Some("the master key ends in a newline that the file has not");
+        }
+        hex().is_some_and(opens).then_some("the file has the master key in hexadecimal, where its bytes are needed")
+    }
+}
+
+impl MasterKeys for MasterFile {
+    fn master_key(&self, _: &MasterName) -> Result<KeyMaterial, MasterKeyError> {
+        Ok(KeyMaterial::new(self.bytes.as_bytes().to_vec()))
+    }
+}
+
+/// Why a command made no key, with the kernel's error number and what to do next.
+fn not_made(what: &str, error: &EncryptedKeyError) -> Failure {
+    let number = error.errno().map(|errno| format!(" ({errno})")).unwrap_or_default();
+    let failure = Failure::failed(format!("{what}: {error}{number}"));
+    match error {
+        EncryptedKeyError::Command(_) => {
+            failure.next("the kernel's words are: [default|ecryptfs|enc32] user:NAME|trusted:NAME KEYLEN")
+        }
+        EncryptedKeyError::Master(error) => failure.next(master_next(error)),
+        EncryptedKeyError::NotAuthentic { damage, .. } => failure.next(damage_next(damage)),
+        EncryptedKeyError::MasterType { .. } => {
+            failure.next("the kernel cannot do that; make a new key, or seal the key's bytes anew with new --payload")
+        }
+        EncryptedKeyError::Misplaced { .. } | EncryptedKeyError::Library(_) => failure,
+    }
+}
+
+fn master_next(error: &MasterKeyError) -> String {
+    match (error.master.kind(), error.errno) {
+        (MasterType::User, Errno::Enokey) => {
+            let name = error.master.description().escape_ascii();
+            format!("load it: imara key load; or keyctl padd user {name} @u <FILE")
+        }
+        (MasterType::User, _) => "see it with `imara keyring show @u`".to_owned(),
+        (MasterType::Trusted, _) => "load it into the kernel: imara key load".to_owned(),
+    }
+}
+
+fn damage_next(damage: &Damage) -> &'static str {
+    match damage {
+        Damage::Format { .. } | Damage::Length { .. } | Damage::MasterType { .. } => "put that word back into the blob",
+        Damage::Digit { .. } | Damage::Mac { .. } | Damage::Somewhere => "take the blob from a backup",
+        Damage::Unknown => {
+            "try the master key that was in force when the blob was written, or another copy of the blob"
+        }
+    }
+}
+
+/// Why the kernel did not take a command, which it says in a number alone.
+fn refused_by_kernel(
+    what: &str,
+    command: &[u8],
+    description: &[u8],
+    keyring: &Keyring,
+    error: &std::io::Error,
+) -> Failure {
+    match errno_of(error) {
+        Some(Errno::Einval | Errno::Enokey) => {}
+        Some(Errno::Eopnotsupp) if master_kind(command, description) == Some(MasterType::Trusted) => {
+            return Failure::lacking(format!(
+                "{what}: its master key is a trusted key, and this kernel has none (EOPNOTSUPP)"
+            ))
+            .next("modprobe trusted; else a kernel with CONFIG_TRUSTED_KEYS, or a master key of type user");
+        }
+        _ => return refused(Attempt::Sealed { key: what, keyring }, error),
+    }
+    // The same command, judged here, where the reason is known.
+    match imara_engine::keys::encrypted::EncryptedKey::instantiate(command, description, &keys::KernelMasterKeys) {
+        Err(reason) => match (&reason, errno_of(error)) {
+            // A trusted key is nobody's but the kernel's: that it is not there is all that can be told.
+            (EncryptedKeyError::Master(reason), Some(Errno::Enokey)) => Failure::failed(format!(
+                "{what}: the master key {} is not in any keyring that this session leads to (ENOKEY)",
+                reason.master
+            ))
+            .next(master_next(&MasterKeyError { errno: Errno::Enokey, ..reason.clone() })),
+            (EncryptedKeyError::Master(reason), _) => Failure::failed(format!(
+                "{what}: the blob does not authenticate under the master key {}, or the blob is damaged (EINVAL)",
+                reason.master
+            ))
+            .next(damage_next(&Damage::Unknown)),
+            _ => not_made(what, &reason),
+        },
+        Ok(_) => Failure::failed(format!("{what}: the kernel refuses the command ({})", errno_of(error).map_or("", Errno::name)))
+            .next(
+                "kernels take the key's bytes in the command only with CONFIG_USER_DECRYPTED_DATA: give them with --payload; \
+                 dmesg tells more",
+            ),
+    }
+}
+
+fn master_kind(command: &[u8], description: &[u8]) -> Option<MasterType> {
+    match Command::parse(command, description).ok()? {
+        Command::New { master, .. } | Command::Update { master } => Some(master.kind()),
+        Command::Load(blob) => Some(blob.master.kind()),
+    }
+}
+
+/// A key of type `encrypted` in the kernel, by number or by description.
+fn find_key(name: &OsStr) -> Result<(KeySerial, Vec<u8>), Failure> {
+    let _ = keys::reach_user_keyring();
+    let shown = printable_bytes(name.as_bytes());
+    let found = match serial(name) {
+        Some(serial) => Ok(serial),
+        None => keys::request(KeyType::Encrypted, name.as_bytes()),
+    };
+    let told =
+        found.and_then(|serial| Ok((serial, keys::describe(serial)?))).map_err(|error| match errno_of(&error) {
+            Some(Errno::Enokey) => {
+                Failure::failed(format!("{shown}: no encrypted key of that name or number (ENOKEY)"))
+                    .next("imara key encrypted show lists them; imara key load loads those of /etc/keys")
+            }
+            _ => refused(Attempt::Read { key: &shown }, &error),
+        })?;
+    let (serial, description) = told;
+    match description.kind == KeyType::Encrypted.name() {
+        true => Ok((serial, description.description)),
+        false => Err(Failure::failed(format!(
+            "{shown} is a key of type {}, not encrypted",
+            printable_bytes(description.kind.as_bytes())
+        ))),
+    }
+}
+
+/// The blob of a key in the kernel.
+fn blob_of(serial: KeySerial, shown: &str) -> Result<Blob, Failure> {
+    let text = keys::read(serial).map_err(|error| refused(Attempt::Read { key: shown }, &error))?;
+    parse_blob(text.as_bytes(), shown)
+}
+
+/// What a command tells in JSON, with what the blob says.
+fn document(told: Value, blob: &Blob) -> Value {
+    let mut document = json!({
+        "schema": SCHEMA,
+        "format": blob.format.unwrap_or(PayloadFormat::Default).name(),
+        "before_linux_3_1": blob.format.is_none(),
+        "master": blob.master.to_string(),
+        "bytes": blob.length.bytes(),
+    });
+    if let (Some(document), Value::Object(told)) = (document.as_object_mut(), told) {
+        document.extend(told);
+    }
+    document
+}
+
+/// What a blob says, for people: `default, 32 bytes under user:kmk`.
+fn blob_words(blob: &Blob) -> String {
+    let old = if blob.format.is_none() { ", from before Linux 3.1" } else { "" };
+    let format = blob.format.unwrap_or(PayloadFormat::Default);
+    format!("{format}{old}, {} bytes under {}", blob.length.bytes(), printable_bytes(&blob.master.to_text()))
+}
+
+/// The keyring that a key is made in.
+#[derive(clap::Args)]
+struct Into {
+    /// The keyring for it: @u, @s, a number, or a name
+    #[arg(long, value_name = "KEYRING", default_value = "@u")]
+    keyring: KeyringName,
+}
+
+impl Into {
+    /// The keyring, in which no key of that name may be yet: add_key(2) would take the command for an update.
+    fn find(&self, description: &[u8]) -> Result<Keyring, Failure> {
+        let keyring = self.keyring.find()?;
+        let _ = keys::reach_user_keyring();
+        let held = keys::keys_of(keyring.serial).unwrap_or_default();
+        let mut held = held.into_iter().filter_map(|key| Some((key, keys::describe(key).ok()?)));
+        let there = held.find(|(_, held)| held.kind == KeyType::Encrypted.name() && held.description == description);
+        match there {
+            None => Ok(keyring),
+            Some((serial, _)) => Err(Failure::failed(format!(
+                "{}: an encrypted key of that name is in {} already: {serial}",
+                printable_bytes(description),
+                self.keyring
+            ))
+            .next(format!(
+                "keep it; or take it out first: imara keyring remove {} {serial} (a key whose blob is nowhere is lost then)",
+                self.keyring
+            ))),
+        }
+    }
+}
