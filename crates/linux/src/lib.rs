@@ -7,6 +7,7 @@ pub mod files;
 pub mod hooks;
 pub mod kernel_ima;
 pub mod key_service;
+pub mod local_socket;
 pub mod mounts;
 pub mod opened;
 pub mod process;
