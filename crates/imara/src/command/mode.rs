@@ -1,7 +1,7 @@
 //! `imara mode`.
 
 use super::{CommandResult, RuntimeDirectory, duration};
-use crate::guard::control::{Request, ask};
+use crate::guard::control::{AskError, Request, ask};
 use crate::guard::rollback::{self, Rollback};
 use crate::output::{Failure, Outcome, print, print_json};
 use serde_json::{Value, json};
@@ -23,6 +23,9 @@ pub struct Arguments {
     /// Keep the mode that was switched to with --for.
     #[arg(long, conflicts_with_all = ["mode", "time"])]
     confirm: bool,
+    /// Say what would be switched, and switch nothing.
+    #[arg(long, requires = "mode")]
+    dry_run: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -36,6 +39,7 @@ pub struct Arguments {
 /// There is no guard, or it cannot.
 pub fn run(arguments: Arguments) -> CommandResult {
     let document = match &arguments.mode {
+        Some(mode) if arguments.dry_run => arguments.would_switch(mode)?,
         Some(mode) => arguments.switch(mode)?,
         None if arguments.confirm => arguments.confirm()?,
         None => {
@@ -76,12 +80,35 @@ impl Arguments {
         let to = status["mode"].as_str().unwrap_or_default().to_owned();
         let guard = status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
         rollback::arm(directory, guard, &mode, &to, time)?;
-        let mut document = ask(directory, &Request::Mode { mode }).inspect_err(|_| {
+        let mut document = ask(directory, &Request::Mode { mode }).map_err(|error| {
+            if let AskError::Silent(failure) = error {
+                // It may have been switched all the same, and the guard hangs: then going back is all the more needed.
+                return Failure {
+                    what: format!(
+                        "{}; whether it has switched is not known, so it goes back to {to} all the same",
+                        failure.what
+                    ),
+                    ..failure
+                };
+            }
             // Nothing was switched, so nothing is to be rolled back.
             let _ = rollback::confirm(directory);
+            error.into()
         })?;
         document["rollback"] = json!(self.waiting());
         Ok(document)
+    }
+
+    fn would_switch(&self, mode: &str) -> Result<Value, Failure> {
+        let status = ask(&self.runtime.runtime_dir, &Request::Status)?;
+        Ok(json!({
+            "schema": 1,
+            "switched": false,
+            "from": status["mode"],
+            "mode": mode,
+            "for_seconds": self.time.map(|time| time.as_secs()),
+            "did_not_pass": status["counts"]["failed"],
+        }))
     }
 
     fn confirm(&self) -> Result<Value, Failure> {
@@ -98,6 +125,16 @@ impl Arguments {
 
 fn for_people(document: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if document["switched"] == false {
+        let time = document["for_seconds"].as_u64().map_or(String::new(), |seconds| format!(", for {seconds} s"));
+        return format!(
+            "would switch the mode from {} to {}{time}\n{} accesses did not pass their appraisal since the guard started{}\n",
+            text(&document["from"]),
+            text(&document["mode"]),
+            document["did_not_pass"],
+            if document["did_not_pass"] == 0 { "" } else { ": imara status names the last ones" },
+        );
+    }
     let mut out = format!("mode: {}", text(&document["mode"]));
     if let Some(from) = document["from"].as_str() {
         out.push_str(&format!(" (was {from})"));

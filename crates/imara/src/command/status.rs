@@ -4,7 +4,7 @@ use super::mode::seconds_from_now;
 use super::paths::printable;
 use super::{CommandResult, RuntimeDirectory};
 use crate::guard::answers::why_not_higher;
-use crate::guard::control::{Request, ask};
+use crate::guard::control::{AskError, Request, ask};
 use crate::guard::rollback;
 use crate::output::{Failure, Outcome, print, print_json};
 use serde_json::{Value, json};
@@ -32,8 +32,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
             status
         }
         // Without a guard there is still something to say: whether the kernel's own IMA is there.
-        Err(Failure { outcome: Outcome::Lacking, what, next }) => without_guard(&what, &next),
-        Err(failure) => return Err(failure),
+        Err(AskError::NoGuard(Failure { what, next, .. })) => without_guard(&what, &next),
+        Err(error) => return Err(error.into()),
     };
     if arguments.json {
         print_json(&status);

@@ -11,16 +11,17 @@
 //! | `{"command":"stop-trace"}` | the same, ended |
 //! | `{"command":"pcrs"}` | the TPM's PCR values, `sha256:10 HEX` a line |
 //!
-//! An answer is `{"ok":…}`, or `{"error":{"what":…,"next":…,"outcome":…}}`. The directory that holds the socket is its
-//! owner's alone.
+//! First comes `{"taken":PROCESS}`, at once, so that a guard that hangs is not waited for; then the answer, `{"ok":…}` or
+//! `{"error":{"what":…,"next":…,"outcome":…}}`. The directory that holds the socket is its owner's alone.
 
 use super::live_policy::Load;
 use super::runtime::SOCKET;
 use super::tracing;
 use crate::output::{Failure, Outcome};
+use imara_linux::local_socket;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +30,9 @@ use std::time::Duration;
 
 /// The longest request, in bytes.
 const MOST: u64 = 64 << 10;
-/// How long a command waits for the guard; explaining a large file takes as long as hashing it.
+/// How long a command waits for the guard to take its request.
+const PROMPT: Duration = Duration::from_secs(10);
+/// How long it then waits for the answer; explaining a large file takes as long as hashing it.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A request.
@@ -66,6 +69,8 @@ pub enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
+    /// The request has been read by this process; what comes of it follows.
+    Taken(u32),
     /// What was asked for.
     Ok(Value),
     /// Why not.
@@ -79,31 +84,89 @@ pub enum Answer {
     },
 }
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum AskError {
+    /// Nobody listens there.
+    NoGuard(Failure),
+    /// There is a guard, and whether it has done what was asked for is not known.
+    Silent(Failure),
+    /// It has not, and says why.
+    Refused(Failure),
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::NoGuard(failure) | AskError::Silent(failure) | AskError::Refused(failure) => failure,
+        }
+    }
+}
+
 /// Asks the guard whose runtime directory this is.
 ///
 /// # Errors
-/// [`Failure`]: there is none, or it could not do what was asked.
-pub fn ask(directory: &Path, request: &Request) -> Result<Value, Failure> {
+/// [`AskError`]: there is none, it does not answer, or it could not do what was asked.
+pub fn ask(directory: &Path, request: &Request) -> Result<Value, AskError> {
+    ask_within(directory, request, PROMPT)
+}
+
+fn ask_within(directory: &Path, request: &Request, prompt: Duration) -> Result<Value, AskError> {
     let socket = directory.join(SOCKET);
-    let no_guard = |error: std::io::Error| {
-        Failure::lacking(format_args!("no guard answers at {}: {error}", socket.display())).next(
-            "start one (`imara guard --watch DIR --policy FILE --key CERT`, or the service imarad), or name its directory \
-             with --runtime-dir",
-        )
+    let mut stream = local_socket::connect(&socket, prompt).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => silent(None, &"it takes no connections"),
+        _ => AskError::NoGuard(no_guard(&socket, &error)),
+    })?;
+    let pid = local_socket::listener(&stream).ok();
+    let broken = |error: std::io::Error| match error.kind() {
+        ErrorKind::WouldBlock => silent(pid, &format_args!("it has taken no request for {} s", prompt.as_secs())),
+        _ => silent(pid, &error),
     };
-    let mut stream = UnixStream::connect(&socket).map_err(no_guard)?;
-    let broken = |error: std::io::Error| Failure::failed(format_args!("the guard did not answer: {error}"));
-    stream.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
-    let mut line = serde_json::to_string(request).map_err(Failure::failed)?;
+    let late = |error: std::io::Error| match error.kind() {
+        ErrorKind::WouldBlock => silent(pid, &format_args!("it has been at it for {} s", PATIENCE.as_secs())),
+        _ => silent(pid, &error),
+    };
+    let mut line = serde_json::to_string(request).map_err(|error| silent(pid, &error))?;
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(broken)?;
+    let mut answers = BufReader::new(stream);
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(broken)?;
+    answers.read_line(&mut answer).map_err(broken)?;
+    if matches!(serde_json::from_str(&answer), Ok(Answer::Taken(_))) {
+        answers.get_ref().set_read_timeout(Some(PATIENCE)).map_err(broken)?;
+        answer.clear();
+        answers.read_line(&mut answer).map_err(late)?;
+    }
     match serde_json::from_str(&answer) {
         Ok(Answer::Ok(value)) => Ok(value),
-        Ok(Answer::Error { what, next, outcome }) => Err(Failure { outcome, what, next }),
-        Err(error) => Err(Failure::failed(format_args!("the guard's answer cannot be read: {error}"))),
+        Ok(Answer::Error { what, next, outcome }) => Err(AskError::Refused(Failure { outcome, what, next })),
+        Ok(Answer::Taken(_)) => Err(silent(pid, &"it took the request twice")),
+        Err(_) if answer.is_empty() => Err(silent(pid, &"it ended before it answered")),
+        Err(error) => Err(silent(pid, &format_args!("its answer cannot be read: {error}"))),
     }
+}
+
+fn no_guard(socket: &Path, error: &std::io::Error) -> Failure {
+    let failure = Failure::lacking(format_args!("no guard answers at {}: {error}", socket.display()));
+    match error.kind() {
+        ErrorKind::PermissionDenied => failure.next("run this as root, as the guard's owner"),
+        _ => failure.next(
+            "start one (`imara guard --watch DIR --policy FILE --key CERT`, or the service imarad), or name its directory \
+             with --runtime-dir",
+        ),
+    }
+}
+
+/// A guard is there, and its answer is not.
+fn silent(pid: Option<i32>, why: &dyn std::fmt::Display) -> AskError {
+    let (who, pid) = match pid {
+        Some(pid) => (format!("the guard (process {pid})"), pid.to_string()),
+        None => ("the guard".to_owned(), "PROCESS".to_owned()),
+    };
+    AskError::Silent(Failure::failed(format_args!("{who} does not answer: {why}")).next(format_args!(
+        "ask again; if it hangs, end it: kill -9 {pid} (the kernel then lets every access go on, and the next guard reports \
+         the gap)"
+    )))
 }
 
 /// Binds the socket, in place of one that an earlier guard left.
@@ -113,7 +176,7 @@ pub fn ask(directory: &Path, request: &Request) -> Result<Value, Failure> {
 pub fn listen(directory: &Path) -> std::io::Result<UnixListener> {
     let path = directory.join(SOCKET);
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(&path)?;
@@ -162,21 +225,25 @@ impl Drop for Place {
 }
 
 fn answer_one(
-    mut stream: UnixStream,
+    stream: UnixStream,
     answer: &(impl Fn(Request) -> Result<Value, Failure> + ?Sized),
 ) -> std::io::Result<()> {
     let mut line = String::new();
     BufReader::new(stream.try_clone()?.take(MOST)).read_line(&mut line)?;
-    let result = serde_json::from_str::<Request>(&line)
-        .map_err(|error| Failure::failed(format_args!("the request cannot be read: {error}")))
-        .and_then(answer);
-    let answer = match result {
+    let tell = |mut stream: &UnixStream, answer: &Answer| {
+        let mut text = serde_json::to_string(answer)?;
+        text.push('\n');
+        stream.write_all(text.as_bytes())
+    };
+    let request = serde_json::from_str::<Request>(&line)
+        .map_err(|error| Failure::failed(format_args!("the request cannot be read: {error}")));
+    // Whoever went away meanwhile wants it done all the same.
+    let _ = tell(&stream, &Answer::Taken(std::process::id()));
+    let answer = match request.and_then(answer) {
         Ok(value) => Answer::Ok(value),
         Err(Failure { what, next, outcome }) => Answer::Error { what, next, outcome },
     };
-    let mut text = serde_json::to_string(&answer)?;
-    text.push('\n');
-    stream.write_all(text.as_bytes())
+    tell(&stream, &answer)
 }
 
 #[cfg(test)]
@@ -194,14 +261,17 @@ mod tests {
             });
         });
         assert_eq!(ask(directory.path(), &Request::Status).unwrap()["level"], 1);
-        let failure = ask(directory.path(), &Request::Mode { mode: "log".into() }).unwrap_err();
+        let refused = ask(directory.path(), &Request::Mode { mode: "log".into() }).unwrap_err();
+        assert!(matches!(refused, AskError::Refused(_)), "{refused:?}");
+        let failure = Failure::from(refused);
         assert!(failure.what.contains("log") && failure.next == "nothing" && failure.outcome == Outcome::Failed);
         for nonsense in ["\n", "{}\n", "{\"command\":\"explode\"}\n", "\u{0}\u{1}\n"] {
             let mut stream = UnixStream::connect(directory.path().join(SOCKET)).unwrap();
             stream.write_all(nonsense.as_bytes()).unwrap();
-            let mut answer = String::new();
-            BufReader::new(stream).read_line(&mut answer).unwrap();
-            assert!(answer.contains("cannot be read"), "{nonsense:?}: {answer}");
+            let mut answers = String::new();
+            stream.read_to_string(&mut answers).unwrap();
+            assert!(answers.starts_with("{\"taken\":"), "{nonsense:?}: {answers}");
+            assert!(answers.contains("cannot be read"), "{nonsense:?}: {answers}");
         }
     }
 
@@ -221,7 +291,39 @@ mod tests {
     fn without_a_guard_the_next_step_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let failure = ask(directory.path(), &Request::Status).unwrap_err();
+        assert!(matches!(failure, AskError::NoGuard(_)), "{failure:?}");
+        let failure = Failure::from(failure);
         assert_eq!(failure.outcome, Outcome::Lacking);
         assert!(failure.next.contains("imara guard"));
+    }
+
+    #[test]
+    fn a_guard_that_hangs_is_not_waited_for_and_one_that_ends_meanwhile_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = listen(directory.path()).unwrap();
+        let ask = || ask_within(directory.path(), &Request::Status, Duration::from_millis(100)).unwrap_err();
+        // Nobody takes the connection, as when the guard is stopped.
+        let hung = ask();
+        assert!(
+            matches!(&hung, AskError::Silent(failure) if failure.what.contains("has taken no request")),
+            "{hung:?}"
+        );
+        let next = Failure::from(hung).next;
+        assert!(next.contains(&format!("kill -9 {}", std::process::id())), "{next}");
+        // Take those two, and the next one, and say nothing.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for answer in ["", "", "{\"taken\":1}\n", "{\"taken\":1}\nnonsense\n"] {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let _ = stream.write_all(answer.as_bytes());
+                    let mut line = String::new();
+                    let _ = BufReader::new(&stream).read_line(&mut line);
+                }
+            });
+            for why in ["ended before it answered", "ended before it answered", "its answer cannot be read"] {
+                let told = ask();
+                assert!(matches!(&told, AskError::Silent(failure) if failure.what.contains(why)), "{told:?}");
+            }
+        });
     }
 }

@@ -323,6 +323,47 @@ fn a_guard_that_hangs_does_not_keep_the_mode_from_going_back() {
     });
 }
 
+#[test]
+fn whoever_asks_a_guard_that_hangs_is_told_so() {
+    let mut scratch = scratch!("whoever_asks_a_guard_that_hangs_is_told_so");
+    let file = scratch.program("program");
+    scratch.guard(SIGNED_PROGRAMS, "log");
+    let pid = scratch.pid();
+    signal("STOP", pid);
+    let commands: [&[&str]; 4] =
+        [&["status"], &["mode", "enforce"], &["mode", "enforce", "--for", "1h"], &["policy", "show"]];
+    std::thread::scope(|scope| {
+        let asked = commands.map(|arguments| {
+            let scratch = &scratch;
+            scope.spawn(move || (arguments, scratch.imara(arguments)))
+        });
+        for thread in asked {
+            let (arguments, done) = thread.join().unwrap();
+            let said = text(&done.stderr);
+            assert_eq!(done.status.code(), Some(1), "{arguments:?}: {said}");
+            assert!(said.contains(&format!("process {pid}")) && said.contains("kill -9"), "{arguments:?}: {said}");
+        }
+    });
+    signal("CONT", pid);
+    // What was asked meanwhile is done now; who asked has gone.
+    eventually("the mode is switched", PATIENCE, || mode(&scratch) == "enforce");
+    assert!(rollback(&scratch).is_null(), "{}", rollback(&scratch));
+    assert!(!runs(&file));
+}
+
+#[test]
+fn a_dry_run_of_a_mode_switches_nothing() {
+    let mut scratch = scratch!("a_dry_run_of_a_mode_switches_nothing");
+    let unsigned = scratch.program("unsigned");
+    scratch.guard(SIGNED_PROGRAMS, "log");
+    assert!(runs(&unsigned));
+    let would = scratch.json(&["mode", "enforce", "--for", "10m", "--dry-run", "--json"]);
+    assert_eq!((&would["from"], &would["mode"]), (&"log".into(), &"enforce".into()));
+    assert_eq!((&would["switched"], &would["did_not_pass"]), (&false.into(), &1.into()));
+    assert_eq!((mode(&scratch).as_str(), rollback(&scratch)), ("log", Value::Null));
+    assert!(runs(&unsigned));
+}
+
 /// Runs a command in a thread of its own, for what may hang.
 fn in_background(mut command: std::process::Command) -> std::process::Child {
     start(command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null())).unwrap()

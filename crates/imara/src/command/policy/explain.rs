@@ -3,7 +3,7 @@
 use super::target::Taker;
 use super::{SCHEMA, read_policy, shown_lines};
 use crate::command::{CommandResult, RuntimeDirectory};
-use crate::guard::control::{Request, ask};
+use crate::guard::control::{AskError, Request, ask};
 use crate::output::{Failure, Outcome, print, print_json};
 use clap::Args;
 use imara_engine::check::File as _;
@@ -78,9 +78,9 @@ pub struct Explain {
 
 /// The policy in force in the running guard, each rule in the line that it has in its file.
 fn running(runtime_dir: &Path) -> Result<(PathBuf, Policy), Failure> {
-    let document = ask(runtime_dir, &Request::Policy).map_err(|failure| match failure.outcome {
-        Outcome::Lacking => failure.next("name a policy: a file, or a built-in one such as builtin:tcb"),
-        Outcome::Done | Outcome::Failed | Outcome::Usage => failure,
+    let document = ask(runtime_dir, &Request::Policy).map_err(|error| match error {
+        AskError::NoGuard(failure) => failure.next("name a policy: a file, or a built-in one such as builtin:tcb"),
+        AskError::Silent(failure) | AskError::Refused(failure) => failure,
     })?;
     let mut rules = Vec::new();
     for rule in document["rules"].as_array().into_iter().flatten() {

@@ -2,7 +2,7 @@
 
 use super::{SCHEMA, shown};
 use crate::command::{CommandResult, RuntimeDirectory};
-use crate::guard::control::{Request, ask};
+use crate::guard::control::{AskError, Request, ask};
 use crate::output::{Failure, Outcome, print, print_json};
 use clap::Args;
 use imara_linux::kernel_ima;
@@ -32,8 +32,8 @@ impl Show {
     pub fn run(&self) -> CommandResult {
         let document = match ask(&self.runtime.runtime_dir, &Request::Policy) {
             Ok(document) => document,
-            Err(failure) if failure.outcome == Outcome::Lacking => kernels(failure)?,
-            Err(failure) => return Err(failure),
+            Err(AskError::NoGuard(failure)) => kernels(failure)?,
+            Err(error) => return Err(error.into()),
         };
         if self.json {
             print_json(&document);
