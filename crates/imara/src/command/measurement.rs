@@ -4,6 +4,7 @@
 //! list but never newer: what the list has gained in between is said to be unproven.
 
 use super::CommandResult;
+use super::paths::read_text;
 use crate::guard::control::{Request, ask};
 use crate::output::{Failure, Outcome, print, print_json};
 use clap::{Args, Subcommand, ValueEnum};
@@ -170,6 +171,10 @@ impl Source {
             }
             Some(path) => Ok(Self::named(path.clone())),
             None if guards.exists() => Ok(Self::Guard(guards)),
+            None if is_hidden(&guards) => {
+                Err(Failure::failed(format_args!("{}: it may not be looked at", guards.display()))
+                    .next("run this as root, as the guard's owner"))
+            }
             None if Path::new(KERNEL_LIST).exists() => Ok(Self::Kernel(KERNEL_LIST.into())),
             None => Err(Failure::lacking(format_args!(
                 "there is no measurement list: no guard keeps one at {}, and the kernel has none at {KERNEL_LIST}",
@@ -206,6 +211,11 @@ impl Source {
         };
         Ok(Pieces { input, name: self.name(), room: vec![0; 1 << 20], progress: Progress::new(size) })
     }
+}
+
+/// Whether something may be there that we may not see.
+fn is_hidden(path: &Path) -> bool {
+    path.try_exists().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
@@ -595,14 +605,10 @@ fn read_pcrs(path: &Path, bank: HashAlgorithm, source: &Source) -> Result<PcrVal
     if path.is_dir() {
         return read_folder(path);
     }
-    let text = match path.to_str() {
-        Some("-") if matches!(source, Source::StandardInput) => {
-            return Err(Failure::usage("the list and the PCR values cannot both come from standard input"));
-        }
-        Some("-") => io::read_to_string(io::stdin()),
-        _ => fs::read_to_string(path),
-    };
-    let text = text.map_err(|error| unreadable(path, &error))?;
+    if path.as_os_str() == "-" && matches!(source, Source::StandardInput) {
+        return Err(Failure::usage("the list and the PCR values cannot both come from standard input"));
+    }
+    let text = read_text(path).map_err(|error| unreadable(path, &error))?;
     PcrValues::from_text(&text, bank).map_err(|error| Failure::failed(format_args!("{}, {error}", path.display())))
 }
 

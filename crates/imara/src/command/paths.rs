@@ -266,18 +266,35 @@ fn open_failure(error: &OpenError, recursive: bool) -> Failure {
     }
 }
 
-/// A file's bytes; `-` is standard input.
+/// The most that is read of a key, a policy, a signature or another file that is held as a whole, in bytes.
+pub const MOST: u64 = 64 << 20;
+
+/// A file's bytes, [`MOST`] of them; `-` is standard input.
 ///
 /// # Errors
-/// What the kernel refuses.
-pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    if path.as_os_str() == "-" {
-        let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes)?;
-        Ok(bytes)
-    } else {
-        std::fs::read(path)
+/// What the kernel refuses; a file that is longer, and so not what it was taken for.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let input: &mut dyn Read = if path.as_os_str() == "-" { &mut io::stdin().lock() } else { &mut File::open(path)? };
+    input.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        return Err(io::Error::other(format!(
+            "longer than {} MiB, which is more than is read of such a file",
+            MOST >> 20
+        )));
     }
+    Ok(bytes)
+}
+
+/// The same of text.
+///
+/// # Errors
+/// As [`read`]; the place of the first byte that is not UTF-8.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        io::Error::new(io::ErrorKind::InvalidData, format!("the byte at offset {place} is not UTF-8 text"))
+    })
 }
 
 /// A path for people: as it is, unless it has characters that would do something to a terminal.
@@ -315,6 +332,18 @@ pub fn signature_file(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_an_end_is_not_read_to_the_end() {
+        let error = read(Path::new("/dev/zero")).unwrap_err();
+        assert!(error.to_string().starts_with("longer than 64 MiB"), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("text");
+        std::fs::write(&path, b"ab\xff").unwrap();
+        assert_eq!(read_text(&path).unwrap_err().to_string(), "the byte at offset 2 is not UTF-8 text");
+        std::fs::write(&path, "ä").unwrap();
+        assert_eq!(read_text(&path).unwrap(), "ä");
+    }
 
     #[test]
     fn a_path_does_nothing_to_a_terminal() {

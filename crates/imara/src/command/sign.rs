@@ -124,7 +124,7 @@ pub fn run(arguments: Arguments) -> CommandResult {
 impl Arguments {
     fn signing_key(&self) -> Result<SigningKey, Failure> {
         let path = self.key.display();
-        let pem = match std::fs::read(&self.key) {
+        let pem = match read(&self.key) {
             Ok(pem) => Zeroizing::new(pem),
             Err(error) if error.kind() == ErrorKind::NotFound && self.key == Path::new(DEFAULT_KEY) => {
                 return Err(Failure::lacking(format!("there is no private key: {path} is missing"))

@@ -139,7 +139,7 @@ impl Arguments {
         let sign = if self.xattr_user { "imara sign --xattr-user" } else { "imara sign" };
         let label = if self.sigfile {
             let place = signature_file(path);
-            std::fs::read(&place).map_err(|error| match error.kind() {
+            super::paths::read(&place).map_err(|error| match error.kind() {
                 ErrorKind::NotFound => failure(&format_args!("not signed: {} is not there", printable(&place)))
                     .next(format_args!("sign it: imara sign --sigfile {shown}")),
                 _ => failure(&format_args!("{}: {error}", printable(&place))),

@@ -1,5 +1,6 @@
 //! What the guard is told: the command line, else the configuration file, else the defaults.
 
+use crate::command::paths::read_text;
 use crate::output::Failure;
 use imara_engine::check::Mode;
 use imara_format::hash::HashAlgorithm;
@@ -102,10 +103,10 @@ impl File {
     /// # Errors
     /// [`Failure`] that names the file and the place in it.
     pub fn read(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
+        let failed = |error: &dyn std::fmt::Display| Failure::failed(format_args!("{}: {error}", path.display()));
+        let text = read_text(path).map_err(|error| failed(&error))?;
         toml::from_str(&text).map_err(|error| {
-            Failure::failed(format_args!("{}: {error}", path.display())).next(
+            failed(&error).next(
                 "the keys are watch, policy, keys, mode, tpm, runtime-dir, state-dir, template, hash, pcr, \
                      policy-signature and missing-policy",
             )
@@ -160,12 +161,16 @@ impl Config {
             "continue" => MissingPolicy::Continue,
             other => return Err(Failure::usage(format_args!("missing-policy `{other}` is not halt or continue"))),
         };
+        // Told to others, and read again, wherever they or we are then.
+        let absolute = |path: PathBuf| {
+            std::path::absolute(&path).map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))
+        };
         Ok(Self {
             policy_signature_required,
             missing_policy,
-            state_directory: file.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()),
+            state_directory: absolute(file.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()))?,
             watch,
-            policy,
+            policy: absolute(policy)?,
             keys: file.keys.unwrap_or_default(),
             mode,
             tpm,

@@ -188,8 +188,13 @@ impl PolicySource {
 pub fn parse(path: &Path, text: &[u8]) -> Result<Policy, Failure> {
     let shown = path.display();
     let policy = Policy::parse(text, &Target::guard()).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        Failure::failed(format_args!("{shown}: {}", lines.join("; ")))
+        const SHOWN: usize = 5;
+        let lines: Vec<String> = errors.iter().take(SHOWN).map(ToString::to_string).collect();
+        let more = match errors.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        Failure::failed(format_args!("{shown}: {}{more}", lines.join("; ")))
             .next(format_args!("imara policy check --guard {shown}"))
     })?;
     for rule in &policy.rules {
@@ -241,17 +246,19 @@ fn signer(path: &Path, file: &File, text: &[u8], keys: &Keyring) -> Result<Optio
     }
 }
 
+/// The templates whose every field the guard has something for.
+pub const FILLED_TEMPLATES: [TemplateName; 6] = [
+    TemplateName::ImaNg,
+    TemplateName::ImaSig,
+    TemplateName::ImaNgv2,
+    TemplateName::ImaSigv2,
+    TemplateName::ImaBuf,
+    TemplateName::ImaModsig,
+];
+
 /// Why a rule of the language asks for what the guard cannot do: better refused now than every access it matches later.
 pub fn cannot_be_done(rule: &Rule) -> Option<String> {
-    let known = [
-        TemplateName::ImaNg,
-        TemplateName::ImaSig,
-        TemplateName::ImaNgv2,
-        TemplateName::ImaSigv2,
-        TemplateName::ImaBuf,
-        TemplateName::ImaModsig,
-    ];
-    if let Some(template) = rule.template.filter(|template| !known.contains(template)) {
+    if let Some(template) = rule.template.filter(|template| !FILLED_TEMPLATES.contains(template)) {
         return Some(format!("the guard cannot fill the template {}", template.name()));
     }
     if let Some(pcr) = rule.pcr.filter(|pcr| *pcr > 23 || matches!(pcr, 16 | 23)) {

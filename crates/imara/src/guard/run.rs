@@ -9,6 +9,7 @@ use super::live_policy::LivePolicy;
 use super::policy_source::{self, Demands, PolicySource};
 use super::runtime::{self, HEARTBEAT, Left, Runtime};
 use super::tracing::Tracing;
+use crate::command::paths::read;
 use crate::output::{Failure, Outcome};
 use imara_engine::check::Checker;
 use imara_engine::crypto::{self, PublicKey};
@@ -16,6 +17,7 @@ use imara_engine::keyring::Keyring;
 use imara_engine::measure::MeasurementLog;
 use imara_engine::policy::CompiledPolicy;
 use imara_engine::tpm::Tpm;
+use imara_format::policy::TemplateName;
 use imara_format::template::Template;
 use imara_linux::hooks::fanotify::{Guard, GuardError};
 use imara_linux::swtpm::{Resumed, SoftwareTpm, SwtpmError};
@@ -32,7 +34,32 @@ use std::time::{SystemTime, UNIX_EPOCH};
 enum TpmInUse {
     None(String),
     Device(PathBuf),
-    Software(SoftwareTpm),
+    Software(StoppedAtEnd),
+}
+
+/// A software TPM that is stopped in order, so that its PCRs come back, also where the guard does not come to start.
+#[derive(Debug)]
+struct StoppedAtEnd(Option<SoftwareTpm>);
+
+impl StoppedAtEnd {
+    fn stop(mut self) -> Result<(), SwtpmError> {
+        self.0.take().map_or(Ok(()), SoftwareTpm::stop)
+    }
+}
+
+impl std::ops::Deref for StoppedAtEnd {
+    type Target = SoftwareTpm;
+
+    fn deref(&self) -> &SoftwareTpm {
+        self.0.as_ref().expect("it is taken out only by what consumes it")
+    }
+}
+
+impl Drop for StoppedAtEnd {
+    fn drop(&mut self) {
+        // Why the guard ends without having started is worth more than that this failed, too.
+        let _ = self.0.take().map(SoftwareTpm::stop);
+    }
 }
 
 /// What is told of the start.
@@ -53,9 +80,13 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         Demands { signature: config.policy_signature_required, state_directory: config.state_directory.clone() };
     let mut beginning = Beginning::default();
     let source = first_policy(config, &keys, &demands, &mut beginning)?;
-    let template = Template::built_in(&config.template).cloned().ok_or_else(|| {
-        Failure::usage(format_args!("template `{}` is not known", config.template)).next("choose ima-ng or ima-sig")
-    })?;
+    let template = TemplateName::from_name_or_format(&config.template)
+        .filter(|name| policy_source::FILLED_TEMPLATES.contains(name))
+        .and_then(|name| Template::built_in(name.name()).cloned())
+        .ok_or_else(|| {
+            Failure::usage(format_args!("the guard cannot fill a template `{}`", config.template))
+                .next("choose ima-ng or ima-sig")
+        })?;
     sys::process::forbid_dumps();
     // Whatever OpenSSL loads, it must load before there is anything to wait for.
     crypto::warm_up().map_err(Failure::failed)?;
@@ -70,8 +101,11 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     if let TpmInUse::None(why) = &in_use {
         beginning.notes.push(format!("no TPM: {why}"));
     }
+    if left.is_none() {
+        // Nothing is guarded yet: should it not come to that, no guard was killed.
+        runtime.write_state(true).map_err(Failure::failed)?;
+    }
     let log = Arc::new(start_list(config, &runtime, left, same_boot, &in_use, tpm, &template, &mut beginning)?);
-    runtime.write_state(false).map_err(Failure::failed)?;
     let (audit, recent, audit_thread) = AuditLog::open(&runtime.path(runtime::AUDIT_LOG)).map_err(Failure::failed)?;
     let policy = CompiledPolicy::new(source.policy.clone());
     let checker = Arc::new(Checker::new(policy, keys, Arc::clone(&log), template, config.mode, Box::new(audit)));
@@ -81,6 +115,8 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     };
     let listener = control::listen(&directory).map_err(Failure::failed)?;
     let guard = Guard::start(Arc::clone(&checker), &config.watch, software_tpm).map_err(cannot_guard)?;
+    // Only now, for the same reason.
+    runtime.write_state(false).map_err(Failure::failed)?;
     let guard = Arc::new(Mutex::new(Some(Arc::new(guard))));
     // In force now. The guard of a signed policy that demands to be signed has begun; what it says of itself is told.
     if let Err(failure) = source.ask(&checker) {
@@ -96,7 +132,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         guard: Arc::clone(&guard),
         checker: Arc::downgrade(&checker),
         recent,
-        about: about(config, &in_use, &beginning),
+        about: about(config, &directory, &in_use, &beginning),
         started: now_seconds(),
         policy: LivePolicy::new(source, demands),
         tracing: Arc::clone(&tracing),
@@ -131,8 +167,9 @@ fn first_policy(
     demands: &Demands,
     beginning: &mut Beginning,
 ) -> Result<PolicySource, Failure> {
-    if !config.policy.exists() {
-        let shown = config.policy.display();
+    let shown = config.policy.display();
+    let there = config.policy.try_exists().map_err(|error| Failure::failed(format_args!("{shown}: {error}")))?;
+    if !there {
         if config.missing_policy == MissingPolicy::Continue {
             beginning.notes.push(format!(
                 "there is no policy {shown}, so nothing is measured or appraised until one is loaded (imara policy load)"
@@ -140,7 +177,8 @@ fn first_policy(
             return PolicySource::missing(&config.policy);
         }
         return Err(Failure::failed(format_args!("there is no policy {shown}")).next(
-            "write one (imara policy builtin tcb shows the kernel's), or let the guard start without              (missing-policy = \"continue\")",
+            "write one (imara policy builtin tcb shows the kernel's), or let the guard start without it \
+             (missing-policy = \"continue\")",
         ));
     }
     let source = PolicySource::read(&config.policy, keys, demands)?;
@@ -190,7 +228,7 @@ fn stop(
 /// # Errors
 /// [`Failure`] that names each line that is wrong.
 pub fn read_policy(path: &Path) -> Result<CompiledPolicy, Failure> {
-    let text = std::fs::read(path).map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
+    let text = read(path).map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
     policy_source::parse(path, &text).map(CompiledPolicy::new)
 }
 
@@ -202,7 +240,7 @@ pub fn read_keys(paths: &[PathBuf]) -> Result<Keyring, Failure> {
     let mut keys = Keyring::new();
     for path in paths {
         let failed = |error: &dyn std::fmt::Display| Failure::failed(format_args!("{}: {error}", path.display()));
-        let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
+        let bytes = read(path).map_err(|error| failed(&error))?;
         keys.add(PublicKey::from_bytes(&bytes).map_err(|error| failed(&error))?);
     }
     Ok(keys)
@@ -229,7 +267,7 @@ fn open_tpm(config: &Config, runtime: &Runtime, fresh: bool) -> Result<(TpmInUse
         Ok((TpmInUse::Device(path.into()), Some(tpm)))
     };
     let software = || -> Result<(TpmInUse, Option<Tpm>), SwtpmError> {
-        let software = SoftwareTpm::start_or_attach(&runtime.path(runtime::TPM), fresh)?;
+        let software = StoppedAtEnd(Some(SoftwareTpm::start_or_attach(&runtime.path(runtime::TPM), fresh)?));
         let tpm = Tpm::new(software.transport()).map_err(|source| SwtpmError::Tpm { pid: software.pid(), source })?;
         Ok((TpmInUse::Software(software), Some(tpm)))
     };
@@ -368,7 +406,7 @@ fn ready() -> Result<(), Failure> {
 }
 
 /// What does not change while the guard runs.
-fn about(config: &Config, in_use: &TpmInUse, beginning: &Beginning) -> Value {
+fn about(config: &Config, directory: &Path, in_use: &TpmInUse, beginning: &Beginning) -> Value {
     let tpm = match in_use {
         TpmInUse::None(why) => json!({ "kind": "none", "root_of_trust": false, "why": why }),
         TpmInUse::Device(path) => json!({ "kind": "device", "root_of_trust": true, "path": path }),
@@ -391,7 +429,7 @@ fn about(config: &Config, in_use: &TpmInUse, beginning: &Beginning) -> Value {
         "tpm": tpm,
         "pcr": config.pcr,
         "hash": config.hash.name(),
-        "runtime_dir": config.runtime_directory,
+        "runtime_dir": directory,
         "chain": chain,
         "gap": beginning.gap,
         "notes": beginning.notes,

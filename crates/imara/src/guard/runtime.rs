@@ -15,7 +15,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The runtime directory, held by this process alone.
 #[derive(Debug)]
@@ -48,6 +48,9 @@ pub struct Left {
 /// The size of `state.json`, filled up with spaces, in bytes.
 const STATE_SIZE: usize = 256;
 
+/// How long a guard that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(1);
+
 /// Names in the directory.
 pub const SOCKET: &str = "control.sock";
 /// The list.
@@ -73,6 +76,18 @@ fn open(path: &Path) -> Result<File, Failure> {
         .map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))
 }
 
+/// Takes the lock, or finds that another guard has it. One that was just killed has it until its last thread is gone.
+fn locked(lock: &File) -> bool {
+    let begun = Instant::now();
+    while lock.try_lock().is_err() {
+        if begun.elapsed() > DYING {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
 impl Runtime {
     /// Makes the directory where it is missing, readable by its owner alone, and takes it.
     ///
@@ -85,7 +100,7 @@ impl Runtime {
         builder.recursive(true).create(directory).map_err(failed)?;
         let directory = std::fs::canonicalize(directory).map_err(failed)?;
         let mut lock = open(&directory.join("lock"))?;
-        if lock.try_lock().is_err() {
+        if !locked(&lock) {
             let mut pid = String::new();
             // Who it is is a courtesy.
             let _ = lock.read_to_string(&mut pid);

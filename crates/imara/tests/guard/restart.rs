@@ -137,12 +137,41 @@ fn a_guard_that_cannot_start_says_why_and_watches_nothing() {
         assert!(failed.stderr.contains(word), "{what}: {}", failed.stderr);
         assert!(runs(&unsigned), "{what}: nothing is watched");
     }
+    // Found out only when the software TPM runs already: it is stopped again.
+    let _ = fs::remove_file(scratch.run.join("control.sock"));
+    fs::create_dir_all(scratch.run.join("control.sock/occupied")).unwrap();
+    let with_tpm: [(&str, &[&str], i32, &str); 3] = [
+        ("a template that cannot be filled", &["--template", "evm-sig"], 2, "evm-sig"),
+        ("a hash that nobody computes", &["--hash", "md4"], 2, "md4"),
+        ("no room for the socket", &[], 1, "directory"),
+    ];
+    for (what, more, code, word) in with_tpm {
+        let failed = scratch.launch(SIGNED_PROGRAMS, "enforce", more).expect_err(what);
+        assert_eq!(failed.status.code(), Some(code), "{what}: {}", failed.stderr);
+        assert!(failed.stderr.contains(word), "{what}: {}", failed.stderr);
+        assert!(runs(&unsigned) && scratch.swtpm().is_none(), "{what}: nothing is left");
+    }
+    fs::remove_dir_all(scratch.run.join("control.sock")).unwrap();
     scratch.guard(SIGNED_PROGRAMS, "enforce");
+    assert_eq!((scratch.said().as_str(), &scratch.status()["gap"]["cause"]), ("", &"stopped".into()));
     let pid = scratch.pid();
     let failed = scratch.launch_with(&mnt, &policy, &certificate, "enforce", &[]).expect_err("a second guard");
     assert_eq!(failed.status.code(), Some(1), "{}", failed.stderr);
     assert!(failed.stderr.contains(&format!("process {pid}")), "{}", failed.stderr);
     assert!(scratch.alive() && !runs(&unsigned), "the first goes on");
+    scratch.proven();
+}
+
+#[test]
+fn a_guard_follows_one_that_was_killed_just_now() {
+    let mut scratch = scratch!("a_guard_follows_one_that_was_killed_just_now");
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    for _ in 0..3 {
+        // Not waited for: its lock goes with its last thread.
+        signal("KILL", scratch.pid());
+        scratch.guard(SIGNED_PROGRAMS, "enforce");
+    }
+    assert_eq!(scratch.list().iter().filter(|line| line.contains(" imara_gap ")).count(), 3);
     scratch.proven();
 }
 

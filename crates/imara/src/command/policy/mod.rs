@@ -15,8 +15,6 @@ use super::CommandResult;
 use crate::output::Failure;
 use clap::{Args, Subcommand};
 use imara_format::policy::{BUILTIN_NAMES, Policy, Target, builtin as builtin_policy};
-use std::fs;
-use std::io::{self, Read};
 use std::path::Path;
 
 /// IMA policies: check, compare, explain, simulate, show and replace.
@@ -60,13 +58,7 @@ pub fn run(arguments: Arguments) -> CommandResult {
 
 /// A file's content; `-` is standard input.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let read = if path == Path::new("-") {
-        let mut text = Vec::new();
-        io::stdin().lock().read_to_end(&mut text).map(|_| text)
-    } else {
-        fs::read(path)
-    };
-    read.map_err(|error| Failure::failed(format!("{}: cannot be read: {error}", path.display())))
+    super::paths::read(path).map_err(|error| Failure::failed(format!("{}: cannot be read: {error}", path.display())))
 }
 
 /// A policy's text: a file's, standard input for `-`, or the kernel's own for `builtin:NAME`.
