@@ -1,28 +1,17 @@
 //! Does a file's label match its content?
 //!
 //! The order of the questions is the kernel's, and so are the statuses and the words for each cause, which are what its
-//! audit records say. EVM is not consulted here: its verdict is *unknown*, as in a kernel without an EVM key.
+//! audit records say. EVM is asked once there is a label, and before that is looked at: *unknown* is what it answers without
+//! a key, and lets the appraisal go on.
 //!
 //! Source: `ima_appraise_measurement`, `xattr_verify`, security/integrity/ima/ima_appraise.c.
 
+pub use crate::integrity_status::IntegrityStatus;
 use crate::keyring::{Keyring, VerifyError};
 use imara_format::hash::Digest;
 use imara_format::label;
 use imara_format::signature::Signature;
 use std::fmt;
-
-/// What an appraisal found; only [`IntegrityStatus::Pass`] lets a file be used in enforce mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IntegrityStatus {
-    /// The label matches.
-    Pass,
-    /// The label does not match.
-    Fail,
-    /// There is no label.
-    NoLabel,
-    /// The label is none that can be judged.
-    Unknown,
-}
 
 /// Why an appraisal did not pass, in the kernel's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +22,12 @@ pub enum Cause {
     ImaSignatureRequired,
     /// An fs-verity signature is needed and there is none.
     VeritySignatureRequired,
+    /// EVM has no label for the metadata.
+    MissingHmac,
+    /// EVM's label does not match the metadata, or cannot be checked.
+    InvalidHmac,
+    /// EVM's portable signature does not match the metadata.
+    InvalidFailImmutable,
     /// The digest in the label is not the content's.
     InvalidHash,
     /// The signature does not verify, or its key is not known.
@@ -64,6 +59,9 @@ impl Cause {
             Self::MissingHash => "missing-hash",
             Self::ImaSignatureRequired => "IMA-signature-required",
             Self::VeritySignatureRequired => "verity-signature-required",
+            Self::MissingHmac => "missing-HMAC",
+            Self::InvalidHmac => "invalid-HMAC",
+            Self::InvalidFailImmutable => "invalid-fail-immutable",
             Self::InvalidHash => "invalid-hash",
             Self::InvalidSignature => "invalid-signature",
             Self::InvalidSignatureVersion => "invalid-signature-version",
@@ -103,7 +101,7 @@ pub struct Appraisal {
     pub cause: Option<Cause>,
     /// What the key said, where a signature was tried.
     pub signature_error: Option<VerifyError>,
-    /// Whether the label is a signature: such a file may not be opened for writing.
+    /// Whether the label is a signature, or EVM's is a portable one: such a file may not be opened for writing.
     pub immutable: bool,
     /// Whether a fix may write a digest label in place of this one.
     pub fixable: bool,
@@ -125,7 +123,7 @@ const VERITY_SIGNATURE: u8 = 6;
 /// Appraises content whose digest is `digest` by its label.
 ///
 /// `new` says that the very open that asks has created the file; such a file has no label yet and passes, unless a
-/// signature is required and it has content.
+/// signature is required and it has content. `evm` is what EVM makes of the file: asked only where there is a label.
 pub fn appraise(
     label: Option<&[u8]>,
     digest: &Digest,
@@ -133,6 +131,7 @@ pub fn appraise(
     new: bool,
     requirement: Requirement,
     keys: &Keyring,
+    evm: impl FnOnce() -> IntegrityStatus,
 ) -> Appraisal {
     let needed = match requirement {
         Requirement { signature: true, verity: true } => Some(Cause::VeritySignatureRequired),
@@ -145,11 +144,24 @@ pub fn appraise(
         }
         return Appraisal::not(IntegrityStatus::NoLabel, needed.unwrap_or(Cause::MissingHash), false);
     };
+    // The kernel's fix mode never replaces a signature of type 3.
+    let fixable = label[0] != SIGNATURE;
+    let evm = evm();
+    let stopped = match evm {
+        IntegrityStatus::NoLabel | IntegrityStatus::NoXattrs => Some((Cause::MissingHmac, false)),
+        IntegrityStatus::FailImmutable => Some((Cause::InvalidFailImmutable, true)),
+        IntegrityStatus::Fail => Some((Cause::InvalidHmac, false)),
+        IntegrityStatus::Pass | IntegrityStatus::PassImmutable | IntegrityStatus::Unknown => None,
+    };
+    if let Some((cause, immutable)) = stopped {
+        return Appraisal { fixable, ..Appraisal::not(evm, cause, immutable) };
+    }
+    let portable = evm == IntegrityStatus::PassImmutable;
     if let Some(expected) = label::digest_part(label) {
         return match needed {
-            Some(cause) => Appraisal::not(IntegrityStatus::Fail, cause, false),
-            None if expected.starts_with(digest.as_bytes()) => Appraisal::pass(false),
-            None => Appraisal::not(IntegrityStatus::Fail, Cause::InvalidHash, false),
+            Some(cause) if !portable => Appraisal::not(IntegrityStatus::Fail, cause, false),
+            _ if expected.starts_with(digest.as_bytes()) => Appraisal::pass(portable),
+            _ => Appraisal::not(IntegrityStatus::Fail, Cause::InvalidHash, portable),
         };
     }
     let appraisal = match label[0] {
@@ -167,8 +179,7 @@ pub fn appraise(
         VERITY_SIGNATURE => Appraisal::not(IntegrityStatus::Fail, Cause::InvalidVeritySignature, true),
         _ => Appraisal::not(IntegrityStatus::Unknown, Cause::UnknownImaData, false),
     };
-    // The kernel's fix mode never replaces a signature of type 3.
-    Appraisal { fixable: label[0] != SIGNATURE, ..appraisal }
+    Appraisal { fixable, ..appraisal }
 }
 
 fn verify(label: &[u8], digest: &Digest, keys: &Keyring) -> Appraisal {
@@ -251,7 +262,8 @@ mod tests {
             ("EVM's HMAC", Some(vec![2; 21]), hash, (IntegrityStatus::Unknown, Some(C::UnknownImaData))),
             ("unknown type", Some(vec![0]), hash, (IntegrityStatus::Unknown, Some(C::UnknownImaData))),
         ] {
-            let appraisal = appraise(label.as_deref(), &content, false, false, requirement, &keys);
+            let appraisal =
+                appraise(label.as_deref(), &content, false, false, requirement, &keys, || IntegrityStatus::Unknown);
             assert_eq!((appraisal.status, appraisal.cause), expected, "{name}");
             let signature = label.as_ref().is_some_and(|label| matches!(label.first(), Some(3 | 6)));
             assert_eq!(appraisal.immutable, signature, "{name}");
@@ -267,7 +279,37 @@ mod tests {
             (imasig, true, IntegrityStatus::Pass),
             (imasig, false, IntegrityStatus::NoLabel),
         ] {
-            assert_eq!(appraise(None, &content, empty, true, requirement, &keys).status, expected);
+            assert_eq!(
+                appraise(None, &content, empty, true, requirement, &keys, || panic!("EVM is not asked")).status,
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn what_evm_says_counts_as_in_the_kernel() {
+        let content = digest(Sha256, b"content");
+        let (keys, good) = (Keyring::new(), label::encode_digest(&content));
+        let wrong = label::encode_digest(&digest(Sha256, b"other"));
+        let hash = Requirement::default();
+        let imasig = Requirement { signature: true, verity: false };
+        use {Cause as C, IntegrityStatus as S};
+        for (evm, label, requirement, cause, immutable) in [
+            (S::Pass, &good, hash, None, false),
+            (S::Pass, &good, imasig, Some(C::ImaSignatureRequired), false),
+            (S::Unknown, &good, hash, None, false),
+            (S::PassImmutable, &good, hash, None, true),
+            (S::PassImmutable, &good, imasig, None, true),
+            (S::PassImmutable, &wrong, imasig, Some(C::InvalidHash), true),
+            (S::NoLabel, &good, hash, Some(C::MissingHmac), false),
+            (S::NoXattrs, &good, hash, Some(C::MissingHmac), false),
+            (S::Fail, &good, hash, Some(C::InvalidHmac), false),
+            (S::Fail, &good, imasig, Some(C::InvalidHmac), false),
+            (S::FailImmutable, &good, hash, Some(C::InvalidFailImmutable), true),
+        ] {
+            let appraisal = appraise(Some(label), &content, false, false, requirement, &keys, || evm);
+            assert_eq!((appraisal.cause, appraisal.immutable), (cause, immutable), "{evm}, {requirement:?}");
+            assert_eq!(appraisal.status == S::Pass, cause.is_none());
         }
     }
 
@@ -277,7 +319,8 @@ mod tests {
         for (label, fixable) in
             [(None, true), (Some(&[1; 21][..]), true), (Some(&[6, 3]), true), (Some(&[3, 2]), false)]
         {
-            let appraisal = appraise(label, &content, false, false, Requirement::default(), &keys);
+            let appraisal =
+                appraise(label, &content, false, false, Requirement::default(), &keys, || IntegrityStatus::Pass);
             assert_eq!(appraisal.fixable, fixable, "{label:?}");
         }
     }
@@ -287,7 +330,7 @@ mod tests {
         fn any_label_is_judged_without_a_panic_and_never_passes_by_chance(label: Vec<u8>) {
             let content = digest(Sha256, b"content");
             let keys = Keyring::new();
-            let appraisal = appraise(Some(&label), &content, false, false, Requirement::default(), &keys);
+            let appraisal = appraise(Some(&label), &content, false, false, Requirement::default(), &keys, || IntegrityStatus::Unknown);
             assert_ne!(appraisal.status, IntegrityStatus::Pass);
         }
     }

@@ -52,7 +52,7 @@ pub struct Record {
     pub status: [Option<IntegrityStatus>; 5],
     /// Whether the audit record of the `audit` action has been made.
     pub audited: bool,
-    /// Whether the label is a signature, so that the file may not be opened for writing.
+    /// Whether the label is a signature, or EVM's a portable one, so that the file may not be opened for writing.
     pub immutable: bool,
 }
 

@@ -7,13 +7,15 @@
 //! Source: `process_measurement`, security/integrity/ima/ima_main.c.
 
 use crate::active_policy::ActivePolicy;
-use crate::appraise::{self, Appraisal, Cause, Requirement};
+use crate::appraise::{self, Appraisal, Cause, IntegrityStatus, Requirement};
 use crate::audit::{AuditRecord, AuditSink, TaskIdentity};
 use crate::cache::{Cache, InodeId, Record, SETTLED, Stamp};
+use crate::evm::{self, Evm, Place};
 use crate::keyring::Keyring;
 use crate::measure::{Added, MeasureError, Measured, MeasurementLog};
 use crate::policy::{CompiledPolicy, Decision, Event, FileFacts, Slot, Subject};
 use crate::trace::{self, Seen, TraceSink};
+use imara_format::evm::InodeMetadata;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::label;
 use imara_format::policy::{Class, Func, Mask};
@@ -38,13 +40,48 @@ pub trait File {
     /// An extended attribute; `None` where it has none by that name.
     ///
     /// # Errors
-    /// What getxattr(2) says.
+    /// `Unsupported` where the filesystem keeps none; what getxattr(2) says.
     fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
     /// Writes an extended attribute.
     ///
     /// # Errors
     /// What setxattr(2) says.
     fn set_xattr(&self, name: &str, value: &[u8]) -> io::Result<()>;
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// What removexattr(2) says.
+    fn remove_xattr(&self, _name: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// What the inode says of itself, for EVM, with owner and group as the filesystem has them; its generation may be left 0.
+    ///
+    /// # Errors
+    /// `Unsupported` where that cannot be found out, or where EVM is never asked.
+    fn inode(&self) -> io::Result<InodeMetadata> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// The inode's generation, for EVM.
+    ///
+    /// # Errors
+    /// As [`File::inode`].
+    fn generation(&self) -> io::Result<u32> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// The filesystem's UUID, for EVM; zeros where it has none.
+    ///
+    /// # Errors
+    /// As [`File::inode`].
+    fn fs_uuid(&self) -> io::Result<[u8; 16]> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Where it is, for EVM.
+    ///
+    /// # Errors
+    /// As [`File::inode`].
+    fn place(&self) -> io::Result<Place> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// The content's digest.
     ///
     /// # Errors
@@ -155,6 +192,7 @@ pub struct Counters {
 pub struct Checker {
     policy: RwLock<Arc<ActivePolicy>>,
     keys: Keyring,
+    evm: Option<Arc<Evm>>,
     log: Arc<MeasurementLog>,
     template: Template,
     cache: Cache,
@@ -201,6 +239,8 @@ struct Collected {
 struct Appraised {
     collected: Collected,
     appraisal: Option<Appraisal>,
+    /// Why EVM is not satisfied.
+    evm_reason: Option<evm::Reason>,
 }
 
 /// Step 7's result: why the access did not pass, and whether it is refused for it.
@@ -243,6 +283,7 @@ impl Checker {
         Self {
             policy: RwLock::new(Arc::new(ActivePolicy::new(policy))),
             keys,
+            evm: None,
             log,
             template,
             cache: Cache::new(1 << 18),
@@ -270,6 +311,18 @@ impl Checker {
     /// The keys that signatures are verified with.
     pub const fn keys(&self) -> &Keyring {
         &self.keys
+    }
+
+    /// The same, with an EVM that is asked about what is appraised, and follows what is labelled.
+    #[must_use]
+    pub fn with_evm(mut self, evm: Arc<Evm>) -> Self {
+        self.evm = Some(evm);
+        self
+    }
+
+    /// EVM, where there is one.
+    pub const fn evm(&self) -> Option<&Arc<Evm>> {
+        self.evm.as_ref()
     }
 
     /// Where audit records go.
@@ -513,10 +566,15 @@ impl Checker {
             pending.record.measured |= 1 << pcr;
         }
         if !pending.appraise {
-            return Appraised { collected, appraisal: None };
+            return Appraised { collected, appraisal: None, evm_reason: None };
         }
         let flags = pending.decided.decision.flags;
         let requirement = Requirement { signature: flags.signature_required, verity: flags.verity_required };
+        let mut judged = None;
+        let ask_evm = || match &self.evm {
+            Some(evm) => judged.insert(evm.judge(access.file, access.now)).status,
+            None => IntegrityStatus::Unknown,
+        };
         let appraisal = appraise::appraise(
             collected.label.as_deref(),
             &collected.digest,
@@ -524,8 +582,18 @@ impl Checker {
             access.created,
             requirement,
             &self.keys,
+            ask_evm,
         );
-        Appraised { collected, appraisal: Some(appraisal) }
+        let record = &mut collected.pending.record;
+        if judged.as_ref().is_some_and(|judged| judged.wrote)
+            && let Ok(now) = access.file.stamp()
+            && (now.size, now.modified) == (record.stamp.size, record.stamp.modified)
+        {
+            // Writing a label is a change of the file, though none of its content.
+            record.stamp = now;
+        }
+        let evm_reason = judged.and_then(|judged| judged.reason);
+        Appraised { collected, appraisal: Some(appraisal), evm_reason }
     }
 
     /// Step 6: the records.
@@ -541,7 +609,7 @@ impl Checker {
 
     /// Step 7: the verdict, and what is remembered of it.
     fn verdict(&self, appraised: Appraised, access: &Access<'_>) -> Judged {
-        let Appraised { collected, appraisal } = appraised;
+        let Appraised { collected, appraisal, evm_reason } = appraised;
         let Pending { decided, mut record, audit, .. } = collected.pending;
         record.audited |= audit;
         let mut cause = None;
@@ -554,10 +622,14 @@ impl Checker {
             cause = appraisal.cause;
             if let Some(error) = &appraisal.signature_error {
                 detail = error.to_string();
+            } else if let (Some(Cause::MissingHmac | Cause::InvalidHmac | Cause::InvalidFailImmutable), Some(reason)) =
+                (cause, &evm_reason)
+            {
+                detail = reason.to_string();
             }
             if cause.is_some() && self.mode() == Mode::Fix && appraisal.fixable {
                 // What cannot be labelled stays as it is; the record of the failure has been made all the same.
-                if let Ok(digest) = Self::fix(access, &collected.digest) {
+                if let Ok(digest) = self.fix(access, &collected.digest) {
                     detail = format!("labelled with {digest}");
                     record = Record::new(record.stamp);
                 }
@@ -602,9 +674,19 @@ impl Checker {
         unchanged && nobody_writes != Some(false)
     }
 
-    fn fix(access: &Access<'_>, digest: &Digest) -> io::Result<Digest> {
-        access.file.set_xattr("security.ima", &label::encode_digest(digest))?;
+    fn fix(&self, access: &Access<'_>, digest: &Digest) -> io::Result<Digest> {
+        self.write_label(access.file, digest)?;
         Ok(*digest)
+    }
+
+    /// Writes a digest label; EVM's follows, whatever it was.
+    fn write_label(&self, file: &dyn File, digest: &Digest) -> io::Result<()> {
+        file.set_xattr("security.ima", &label::encode_digest(digest))?;
+        if let Some(evm) = &self.evm {
+            // Where it cannot be written the file fails at its next use, and says why.
+            let _ = evm.relabel(file);
+        }
+        Ok(())
     }
 
     fn refuse_write(&self, access: &Access<'_>, decided: &Decided) -> Judged {
@@ -733,14 +815,19 @@ impl Checker {
         if label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE) {
             return Ok(false);
         }
-        let now = label::encode_digest(&file.digest(self.log.hash())?);
+        if self.evm.as_ref().is_some_and(|evm| evm.mode().key_loaded())
+            && file.xattr("security.evm")?.as_deref().and_then(<[u8]>::first) == Some(&evm::PORTABLE_TYPE)
+        {
+            return Ok(false);
+        }
+        let now = file.digest(self.log.hash())?;
         // A digest in another algorithm that is still right stays as it is: nothing has changed.
         let unchanged = match label.as_deref().and_then(label::algorithm_of) {
             Some(algorithm) => label.as_deref() == Some(&label::encode_digest(&file.digest(algorithm)?)[..]),
             None => false,
         };
         if !unchanged {
-            file.set_xattr("security.ima", &now)?;
+            self.write_label(file, &now)?;
             self.cache.forget(file.id());
         }
         Ok(!unchanged)

@@ -1,9 +1,11 @@
 //! Why a file is let through or refused, and what would make it pass: the steps of [`crate::check`] without their
 //! effects.
 
-use crate::appraise::{self, Appraisal, Cause, Requirement};
+use crate::appraise::{self, Appraisal, Cause, IntegrityStatus, Requirement};
 use crate::audit::TaskIdentity;
 use crate::check::{File, Hook, Task};
+use crate::evm::Evm;
+use crate::evm::running::Judged;
 use crate::keyring::Keyring;
 use crate::policy::{CompiledPolicy, Decision, Event, Explanation as RuleExplanation, Subject, Why};
 use imara_format::hash::{Digest, HashAlgorithm};
@@ -26,6 +28,8 @@ pub struct Explanation {
     pub label: Option<Vec<u8>>,
     /// The appraisal, where the policy asks for one.
     pub appraisal: Option<Appraisal>,
+    /// What EVM makes of the file, where it was asked.
+    pub evm: Option<Judged>,
 }
 
 impl Explanation {
@@ -44,6 +48,7 @@ impl Explanation {
 pub fn explain(
     policy: &CompiledPolicy,
     keys: &Keyring,
+    evm: Option<&Evm>,
     default_hash: HashAlgorithm,
     file: &dyn File,
     task: &dyn Task,
@@ -64,9 +69,15 @@ pub fn explain(
     let requirement =
         Requirement { signature: decision.flags.signature_required, verity: decision.flags.verity_required };
     let empty = file.stamp()?.size == 0;
-    let appraisal =
-        decision.appraise.map(|_| appraise::appraise(label.as_deref(), &digest, empty, false, requirement, keys));
-    Ok(Explanation { hook, decision, rules: policy.explain(&event), digest, label, appraisal })
+    let mut judged = None;
+    let ask_evm = || match evm {
+        Some(evm) => judged.insert(evm.look(file)).status,
+        None => IntegrityStatus::Unknown,
+    };
+    let appraisal = decision
+        .appraise
+        .map(|_| appraise::appraise(label.as_deref(), &digest, empty, false, requirement, keys, ask_evm));
+    Ok(Explanation { hook, decision, rules: policy.explain(&event), digest, label, appraisal, evm: judged })
 }
 
 impl fmt::Display for Why {

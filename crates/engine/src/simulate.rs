@@ -474,6 +474,9 @@ impl<'a> Quiet<'a> {
             | Cause::VeritySignatureRequired
             | Cause::InvalidSignatureVersion
             | Cause::InvalidVeritySignature
+            | Cause::MissingHmac
+            | Cause::InvalidHmac
+            | Cause::InvalidFailImmutable
             | Cause::UnknownImaData
             | Cause::Unknown
             | Cause::DeniedHashAlgorithm

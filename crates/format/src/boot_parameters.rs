@@ -27,6 +27,7 @@
 
 use crate::hash::HashAlgorithm;
 use crate::kernel_config::KernelConfig;
+use crate::kernel_number::{base, parse_u64};
 use crate::policy::KernelVersion;
 use crate::template::{Field, MAX_FIELDS, Template};
 use std::borrow::Cow;
@@ -436,11 +437,11 @@ impl<'a> Reader<'a> {
             "ima_template" => self.template(word, value),
             "ima_template_fmt" => self.template_format(word, value),
             "ima" => self.ima(word, value),
-            "integrity_audit" => match number(value.text) {
+            "integrity_audit" => match parse_u64(value.text).ok() {
                 Some(number) => self.found.integrity_audit = number != 0,
                 None => self.report(value, ProblemKind::NotANumber),
             },
-            "ima.ahash_minsize" => match number(value.text) {
+            "ima.ahash_minsize" => match parse_u64(value.text).ok() {
                 Some(size) => self.found.ahash_minsize = Some(size),
                 None => self.report(value, ProblemKind::NotANumber),
             },
@@ -641,25 +642,6 @@ impl<'a> Reader<'a> {
 fn known_hash(hash: HashAlgorithm, kernel: KernelVersion) -> bool {
     let sha3 = matches!(hash, HashAlgorithm::Sha3_256 | HashAlgorithm::Sha3_384 | HashAlgorithm::Sha3_512);
     !sha3 || kernel > KernelVersion::V6_1
-}
-
-/// The digits' base and the digits, as C writes numbers.
-fn base(text: &str) -> (u32, &str) {
-    let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
-    match hexadecimal.filter(|digits| digits.starts_with(|digit: char| digit.is_ascii_hexdigit())) {
-        Some(digits) => (16, digits),
-        None if text.starts_with('0') => (8, text),
-        None => (10, text),
-    }
-}
-
-/// A number as `kstrtoul` takes it: a `+`, digits of the base that they begin with, a line feed.
-fn number(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    let (base, digits) = base(text.strip_prefix('+').unwrap_or(text));
-    let digits_only = digits.starts_with(|digit: char| digit.is_digit(base));
-    u64::from_str_radix(digits, base).ok().filter(|_| digits_only)
 }
 
 /// A buffer's size: digits, K, M, G …; what follows is not looked at. The kernel takes whole powers of two of pages, up

@@ -131,6 +131,12 @@ switches! {
     evm_add_xattrs = "EVM_ADD_XATTRS",
     /// A certificate is loaded at boot.
     evm_load_x509 = "EVM_LOAD_X509",
+    /// SELinux; EVM protects its attribute.
+    security_selinux = "SECURITY_SELINUX",
+    /// Smack; EVM protects its first attribute.
+    security_smack = "SECURITY_SMACK",
+    /// AppArmor; EVM protects its attribute.
+    security_apparmor = "SECURITY_APPARMOR",
     /// Files can have fs-verity digests.
     fs_verity = "FS_VERITY",
     /// Modules' own signatures are verified.
@@ -171,6 +177,8 @@ CONFIG_IMA_APPRAISE_BOOTPARAM=y
 CONFIG_IMA_MEASURE_ASYMMETRIC_KEYS=y
 CONFIG_EVM=y
 CONFIG_EVM_ATTR_FSUUID=y
+CONFIG_SECURITY_SELINUX=y
+CONFIG_SECURITY_APPARMOR=y
 CONFIG_MODULE_SIG=y
 CONFIG_KEXEC_SIG=y
 CONFIG_SYSTEM_TRUSTED_KEYRING=y

@@ -17,8 +17,11 @@
 pub mod audit;
 pub mod boot_parameters;
 pub mod elf;
+pub mod evm;
 pub mod hash;
+pub mod journal;
 pub mod kernel_config;
+pub mod kernel_number;
 pub mod key;
 pub mod key_blob;
 pub mod label;
@@ -28,3 +31,4 @@ pub mod policy;
 pub mod signature;
 pub mod template;
 pub mod trace;
+pub mod uuid;

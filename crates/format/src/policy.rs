@@ -22,9 +22,10 @@ mod print;
 mod version;
 mod words;
 
+pub use crate::uuid::Uuid;
 pub use builtin::{BUILTIN_NAMES, appraise_signed, appraise_tcb, builtin};
 pub use parse::{Errno, PolicyError, PolicyErrorKind, parse_line};
-pub use print::{KernelDisplay, Uuid};
+pub use print::KernelDisplay;
 pub use version::{VersionError, stated_version};
 pub use words::{Action, AlgorithmSet, Class, Func, KernelVersion, Lsm, LsmField, Mask, TemplateName};
 

@@ -24,7 +24,13 @@ struct Layer {
 }
 
 const LAYERS: [Layer; 5] = [
-    Layer { name: "imara-format", folder: "crates/format", arrows: &[], outside: &["thiserror"], forbids_unsafe: true },
+    Layer {
+        name: "imara-format",
+        folder: "crates/format",
+        arrows: &[],
+        outside: &["crc32fast", "thiserror"],
+        forbids_unsafe: true,
+    },
     Layer {
         name: "imara-engine",
         folder: "crates/engine",

@@ -3,7 +3,7 @@
 //! A path is looked up once; everything after that goes by the descriptor, so that a file that is exchanged in between
 //! is not the one that is labelled.
 
-use imara_engine::crypto::Hasher;
+use imara_engine::crypto::{Hasher, hash};
 use imara_format::hash::{Digest, HashAlgorithm};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, StatxFlags, XattrFlags};
 use rustix::io::Errno;
@@ -196,41 +196,87 @@ pub fn digest(file: impl AsFd, algorithm: HashAlgorithm) -> io::Result<Digest> {
 /// # Errors
 /// As [`digest`]; `Interrupted` when it was not to go on.
 pub fn digest_while(file: impl AsFd, algorithm: HashAlgorithm, goes_on: impl Fn() -> bool) -> io::Result<Digest> {
+    let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+    read_pieces(file, size, algorithm, |done| {
+        if goes_on() {
+            return Ok(());
+        }
+        let reason = format!("interrupted after {done} of {size} bytes");
+        Err(io::Error::new(io::ErrorKind::Interrupted, reason))
+    })
+}
+
+/// The digest of a file's first `size` bytes; `step` is told how many more are done.
+///
+/// # Errors
+/// As [`digest`].
+pub fn digest_of_size(
+    file: impl AsFd,
+    size: u64,
+    algorithm: HashAlgorithm,
+    mut step: impl FnMut(u64),
+) -> io::Result<Digest> {
+    let mut told = 0;
+    let digest = read_pieces(file, size, algorithm, |done| {
+        step(done - std::mem::replace(&mut told, done));
+        Ok(())
+    })?;
+    step(size - told);
+    Ok(digest)
+}
+
+/// Reads and hashes; `before` is asked before each piece, of which it is told the offset.
+fn read_pieces(
+    file: impl AsFd,
+    size: u64,
+    algorithm: HashAlgorithm,
+    mut before: impl FnMut(u64) -> io::Result<()>,
+) -> io::Result<Digest> {
     thread_local! {
         static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    let mut hasher = Hasher::new(algorithm).map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error))?;
-    let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+    let unsupported = |error| io::Error::new(io::ErrorKind::Unsupported, error);
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(CHUNK, 0);
+        let mut hasher = None;
         let mut offset = 0;
-        while offset < size {
-            if !goes_on() {
-                let reason = format!("interrupted after {offset} of {size} bytes");
-                return Err(io::Error::new(io::ErrorKind::Interrupted, reason));
-            }
+        loop {
             let wanted = usize::try_from(size - offset).unwrap_or(CHUNK).min(CHUNK);
-            let read = match rustix::io::pread(&file, &mut buffer[..wanted], offset) {
-                Ok(read) => read,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if read == 0 {
-                let reason = format!("the file became shorter while it was read: {offset} of {size} bytes");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+            let mut filled = 0;
+            while filled < wanted {
+                before(offset + filled as u64)?;
+                match rustix::io::pread(&file, &mut buffer[filled..wanted], offset + filled as u64) {
+                    Ok(0) => {
+                        let offset = offset + filled as u64;
+                        let reason = format!("the file became shorter while it was read: {offset} of {size} bytes");
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+                    }
+                    Ok(read) => filled += read,
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
-            hasher.update(&buffer[..read]);
-            offset += read as u64;
+            offset += filled as u64;
+            let piece = &buffer[..filled];
+            if hasher.is_none() && offset == size {
+                // Most files are one piece, and most of a small file's cost is not its bytes.
+                return hash(algorithm, &[piece]).map_err(unsupported);
+            }
+            let hasher = match &mut hasher {
+                Some(hasher) => hasher,
+                None => hasher.insert(Hasher::new(algorithm).map_err(unsupported)?),
+            };
+            hasher.update(piece);
+            if offset == size {
+                return Ok(hasher.clone().finish());
+            }
         }
-        Ok(())
-    })?;
-    Ok(hasher.finish())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use imara_engine::crypto::hash;
     use std::fs;
     use std::os::unix::fs::symlink;
 

@@ -3,8 +3,10 @@
 //! Unsafe code lives in [`sys`] alone, one system call family a file.
 #![deny(unsafe_code)]
 
+pub mod evm_key;
 pub mod files;
 pub mod hooks;
+pub mod inode;
 pub mod kernel_ima;
 pub mod key_service;
 pub mod local_socket;

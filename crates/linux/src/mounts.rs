@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// What a policy can ask about a file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +23,64 @@ pub struct Filesystem {
     pub subtype: String,
     /// The UUID (`fsuuid=`), where it has one.
     pub uuid: Option<[u8; 16]>,
+    /// How the UUID was found.
+    pub uuid_source: UuidSource,
     /// Where it is mounted, for people.
     pub mount_point: PathBuf,
+}
+
+/// How a file system's UUID was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UuidSource {
+    /// The kernel told (`FS_IOC_GETFSUUID`, 6.9 on).
+    Kernel,
+    /// The file system told, by an ioctl of its own.
+    FileSystem,
+    /// It stands in the superblock on the device.
+    Superblock,
+    /// The kernel keeps none for it.
+    None,
+    /// It could not be found out.
+    Unknown,
+}
+
+impl UuidSource {
+    /// For people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Kernel => "from the kernel (FS_IOC_GETFSUUID)",
+            Self::FileSystem => "from the filesystem's own ioctl",
+            Self::Superblock => "from the superblock on the device",
+            Self::None => "the filesystem has none, so zeros",
+            Self::Unknown => "not to be found out",
+        }
+    }
+}
+
+impl Filesystem {
+    /// The UUID that EVM binds labels to: zeros where the file system has none.
+    ///
+    /// # Errors
+    /// `Unsupported` where it cannot be found out.
+    pub fn evm_uuid(&self) -> io::Result<[u8; 16]> {
+        match (self.uuid, self.uuid_source) {
+            (Some(uuid), _) => Ok(uuid),
+            (None, UuidSource::None) => Ok([0; 16]),
+            (None, _) => {
+                let what = format!("Linux before 6.9 does not tell that of {}", self.name);
+                Err(io::Error::new(io::ErrorKind::Unsupported, what))
+            }
+        }
+    }
 }
 
 /// A line of `/proc/self/mountinfo`, as far as it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// The mount's number.
+    pub number: u64,
+    /// Whether it maps user and group ids, so that a file's owner is not what stat(2) says.
+    pub maps_ids: bool,
     /// The device number, `major:minor`.
     pub device: u64,
     /// Where it is mounted.
@@ -76,16 +128,25 @@ pub fn is_pseudo(kind: &str) -> bool {
 /// # Errors
 /// What reading `/proc/self/mountinfo` says.
 pub fn mounts() -> io::Result<Vec<Mount>> {
-    Ok(std::fs::read("/proc/self/mountinfo")?.split(|byte| *byte == b'\n').filter_map(parse_mount).collect())
+    Ok(parse_mounts(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The mounts that a mountinfo lists.
+pub(crate) fn parse_mounts(mountinfo: &[u8]) -> Vec<Mount> {
+    mountinfo.split(|byte| *byte == b'\n').filter_map(parse_mount).collect()
 }
 
 fn parse_mount(line: &[u8]) -> Option<Mount> {
     let mut words = line.split(|byte| *byte == b' ');
-    let device = std::str::from_utf8(words.nth(2)?).ok()?;
+    let number = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    let device = std::str::from_utf8(words.nth(1)?).ok()?;
     let (major, minor) = device.split_once(':')?;
     let mount_point = words.nth(1)?;
+    let maps_ids = words.next()?.split(|byte| *byte == b',').any(|option| option == b"idmapped");
     let mut rest = words.skip_while(|word| *word != b"-").skip(1);
     Some(Mount {
+        number,
+        maps_ids,
         device: rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?),
         mount_point: unescape(mount_point),
         kind: String::from_utf8_lossy(rest.next()?).into_owned(),
@@ -140,11 +201,13 @@ pub fn filesystem_of(file: BorrowedFd<'_>) -> io::Result<Filesystem> {
     let mount = mount_of(file)?;
     let kind = mount.as_ref().map(|mount| mount.kind.clone()).unwrap_or_default();
     let (name, subtype) = kind.split_once('.').unwrap_or((&kind, ""));
+    let (uuid, uuid_source) = uuid_of(file, mount.as_ref());
     Ok(Filesystem {
         magic: statfs.f_type.cast_unsigned(),
         name: name.to_owned(),
         subtype: subtype.to_owned(),
-        uuid: uuid_of(file, mount.as_ref()),
+        uuid,
+        uuid_source,
         mount_point: mount.map(|mount| mount.mount_point).unwrap_or_default(),
     })
 }
@@ -157,12 +220,33 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// From the kernel where it tells (6.9 on), else from the superblock on the device.
-fn uuid_of(file: BorrowedFd<'_>, mount: Option<&Mount>) -> Option<[u8; 16]> {
-    if let Ok(uuid) = sys::filesystem::uuid(file) {
-        return Some(uuid);
+/// From the kernel where it tells (6.9 on), else from the file system, else from the superblock on the device.
+fn uuid_of(file: BorrowedFd<'_>, mount: Option<&Mount>) -> (Option<[u8; 16]>, UuidSource) {
+    use sys::filesystem as ask;
+    match ask::uuid(file) {
+        Ok(uuid) => return (Some(uuid), UuidSource::Kernel),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) && linux_tells_uuids() => {
+            return (None, UuidSource::None);
+        }
+        Err(_) => {}
     }
-    let mount = mount?;
+    let kind = mount.map_or("", |mount| mount.kind.as_str());
+    let told = match kind {
+        "ext2" | "ext3" | "ext4" => ask::ext4_uuid(file).ok(),
+        "xfs" => ask::xfs_uuid(file).ok(),
+        "btrfs" => ask::btrfs_uuid(file).ok(),
+        _ => None,
+    };
+    if told.is_some() {
+        return (told, UuidSource::FileSystem);
+    }
+    match mount.and_then(superblock_uuid) {
+        Some(uuid) => (Some(uuid), UuidSource::Superblock),
+        None => (None, UuidSource::Unknown),
+    }
+}
+
+fn superblock_uuid(mount: &Mount) -> Option<[u8; 16]> {
     let (offset, magic_offset, magic): (u64, u64, &[u8]) = match mount.kind.as_str() {
         "ext2" | "ext3" | "ext4" => (1024 + 0x68, 1024 + 0x38, &[0x53, 0xef]),
         "xfs" => (32, 0, b"XFSB"),
@@ -175,6 +259,16 @@ fn uuid_of(file: BorrowedFd<'_>, mount: Option<&Mount>) -> Option<[u8; 16]> {
     let mut uuid = [0; 16];
     device.read_exact_at(&mut uuid, offset).ok()?;
     (found == magic).then_some(uuid)
+}
+
+/// Whether this kernel answers FS_IOC_GETFSUUID (6.9 on), so that no answer means no UUID.
+fn linux_tells_uuids() -> bool {
+    static TELLS: OnceLock<bool> = OnceLock::new();
+    *TELLS.get_or_init(|| {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(|number| number.parse::<u32>());
+        matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (6, 9))
+    })
 }
 
 /// The same for a path.
@@ -196,12 +290,16 @@ mod tests {
         assert_eq!(
             parse_mount(line),
             Some(Mount {
+                number: 36,
+                maps_ids: false,
                 device: rustix::fs::makedev(98, 0),
                 mount_point: PathBuf::from("/mnt two"),
                 kind: "fuse.sshfs".into(),
                 source: PathBuf::from("/dev/ro\\ot"),
             })
         );
+        let mapped = b"37 36 0:5 / /m rw,relatime,idmapped shared:1 - tmpfs tmpfs rw";
+        assert!(parse_mount(mapped).unwrap().maps_ids);
         for length in 0..line.len() {
             // Cut anywhere: no panic, and nothing made up beyond the words that are there.
             let _ = parse_mount(&line[..length]);

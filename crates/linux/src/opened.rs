@@ -1,17 +1,20 @@
 //! The file and the task behind an event, as the engine asks about them; each answer is looked up once at most.
 
-use crate::files;
+use crate::files::{self, Xattr};
+use crate::inode;
 use crate::mounts::{self, Filesystem};
 use crate::process::{self, Credentials};
 use crate::sys::lease;
 use imara_engine::audit::TaskIdentity;
 use imara_engine::cache::{InodeId, Stamp};
 use imara_engine::check::{File, Task};
+use imara_engine::evm::Place;
 use imara_engine::policy::{FileFacts, Subject};
 use imara_format::elf::{Elf, FILE_HEADER, ProgramHeaders};
+use imara_format::evm::InodeMetadata;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::policy::Func;
-use rustix::fs::Stat;
+use rustix::fs::{Stat, StatVfsMountFlags};
 use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -145,11 +148,45 @@ impl File for OpenedFile<'_> {
     }
 
     fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        files::xattr(self.file, name)
+        match files::read_xattr(self.file, name)? {
+            Xattr::Value(value) => Ok(Some(value)),
+            Xattr::Absent => Ok(None),
+            Xattr::Unsupported => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     fn set_xattr(&self, name: &str, value: &[u8]) -> io::Result<()> {
         files::set_xattr(self.file, name, value)
+    }
+
+    fn remove_xattr(&self, name: &str) -> io::Result<()> {
+        files::remove_xattr(self.file, name).map(drop)
+    }
+
+    fn inode(&self) -> io::Result<InodeMetadata> {
+        // As it is now, and not as it was when the event came.
+        let stat = inode::raw_stat(self.file, rustix::fs::fstat(self.file)?)?;
+        let mode = u16::try_from(stat.st_mode).map_err(io::Error::other)?;
+        Ok(InodeMetadata { inode: stat.st_ino, generation: 0, uid: stat.st_uid, gid: stat.st_gid, mode })
+    }
+
+    fn generation(&self) -> io::Result<u32> {
+        inode::generation(self.file)
+    }
+
+    fn fs_uuid(&self) -> io::Result<[u8; 16]> {
+        self.filesystem.evm_uuid()
+    }
+
+    fn place(&self) -> io::Result<Place> {
+        let flags = rustix::fs::fstatvfs(self.file)?.f_flag;
+        Ok(Place {
+            overlay: self.filesystem.name == "overlay",
+            // What user namespace mounted it cannot be asked.
+            foreign: false,
+            read_only: flags.contains(StatVfsMountFlags::RDONLY),
+            pseudo: matches!(self.filesystem.name.as_str(), "tmpfs" | "sysfs"),
+        })
     }
 
     fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {

@@ -12,7 +12,7 @@ use openssl::ecdsa::EcdsaSig;
 use openssl::error::ErrorStack;
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Public};
 use openssl::pkey_ctx::PkeyCtx;
-use openssl::rsa::Rsa;
+use openssl::rsa::{Padding, Rsa};
 use openssl::x509::{X509, X509Ref};
 use std::fmt;
 
@@ -195,6 +195,20 @@ impl PublicKey {
                 }
             }
         }
+    }
+
+    /// The digest that a signature was made over, as far as that can be told: RSA signatures hold it.
+    pub fn signed_digest(&self, algorithm: HashAlgorithm, signature: &[u8]) -> Option<Digest> {
+        let VerifyingKey::Rsa(key) = &self.key else { return None };
+        let mut opened = vec![0; key.size() as usize];
+        if signature.len() != opened.len() {
+            return None;
+        }
+        let length = key.public_decrypt(signature, &mut opened, Padding::PKCS1).ok()?;
+        let info = opened.get(..length)?;
+        let digest = Digest::new(algorithm, info.get(info.len().checked_sub(algorithm.digest_size())?..)?).ok()?;
+        // What is not put together like this is no signature of ours to judge.
+        (message(self.kind, &digest).ok()? == info).then_some(digest)
     }
 
     /// Verifies a version 1 signature: RSA with bare PKCS#1 type 1 padding around SHA-1 of `digest` and the header.

@@ -13,6 +13,22 @@ pub fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
+/// HMAC-SHA-1 over `parts`, one after the other.
+pub fn hmac_sha1(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
+    let mut mac = Hmac::<sha1::Sha1>::new_from_slice(key).expect("HMAC takes a key of any length");
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
+}
+
+/// SHA-1 of secret bytes, itself secret.
+pub fn sha1_secret(bytes: &[u8]) -> Zeroizing<[u8; 20]> {
+    let mut digest = Zeroizing::new([0; 20]);
+    let mut state = sha1::Sha1::new();
+    state.update(bytes);
+    state.finalize_into((&mut *digest).into());
+    digest
+}
+
 /// SHA-256 of secret bytes, itself secret.
 pub fn sha256_secret(bytes: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut digest = Zeroizing::new([0; 32]);

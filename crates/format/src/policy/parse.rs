@@ -8,6 +8,7 @@ use super::{
     MaskCondition, Operator, Rule, Target, TemplateName,
 };
 use crate::hash::HashAlgorithm;
+use crate::uuid::Uuid;
 use std::fmt;
 
 /// The error number that the kernel refuses a rule with.
@@ -541,7 +542,7 @@ impl<'a> Reader<'a> {
                 if rule.fsuuid.is_some_and(|uuid| uuid != [0; 16]) {
                     return Err(Kind::Twice(word));
                 }
-                rule.fsuuid = Some(parse_uuid(value).ok_or_else(|| Kind::NotAUuid(cut(value)))?);
+                rule.fsuuid = Some(Uuid::starting(value).ok_or_else(|| Kind::NotAUuid(cut(value)))?.0);
             }
             "uid=" => rule.uid = id(rule.uid, rule.euid, "euid=")?,
             "euid=" => rule.euid = id(rule.euid, rule.uid, "uid=")?,
@@ -731,25 +732,6 @@ fn parse_pcr(value: &str) -> Result<u32, Kind> {
         Ok(_) | Err(Wrong::TooLarge) => Err(range()),
         Err(wrong @ Wrong::NotANumber) => Err(wrong.kind(value, needed)),
     }
-}
-
-/// The kernel reads 36 characters and does not look at what follows.
-fn parse_uuid(value: &str) -> Option<[u8; 16]> {
-    let (mut uuid, mut nibbles) = ([0; 16], 0usize);
-    for index in 0..36 {
-        let letter = char::from(*value.as_bytes().get(index)?);
-        if matches!(index, 8 | 13 | 18 | 23) {
-            if letter != '-' {
-                return None;
-            }
-            continue;
-        }
-        let digit = u8::try_from(letter.to_digit(16)?).ok()?;
-        let byte = uuid.get_mut(nibbles.wrapping_shr(1))?;
-        *byte = *byte << 4 | digit;
-        nibbles = nibbles.saturating_add(1);
-    }
-    Some(uuid)
 }
 
 fn parse_list(earlier: &[String], value: &str, word: &'static str) -> Result<Vec<String>, Kind> {

@@ -1,6 +1,7 @@
 //! Rules as text: in a form that loads again, and in the form of the kernel's own `policy` file.
 
 use super::{AppraiseType, IdCondition, MaskCondition, Policy, Rule};
+use crate::uuid::Uuid;
 use std::fmt;
 
 impl fmt::Display for Policy {
@@ -165,20 +166,4 @@ fn write_list(f: &mut fmt::Formatter<'_>, key: &str, items: &[String]) -> fmt::R
         write!(f, "{}{item}", if index == 0 { key } else { "|" })?;
     }
     Ok(())
-}
-
-/// A UUID as its 36 characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Uuid(pub [u8; 16]);
-
-impl fmt::Display for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, byte) in self.0.iter().enumerate() {
-            if matches!(index, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
-            }
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
-    }
 }

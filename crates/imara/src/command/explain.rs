@@ -45,7 +45,7 @@ pub fn run(arguments: Arguments) -> CommandResult {
             let policy = run::read_policy(policy)?;
             let keys = run::read_keys(&arguments.key)?;
             let hash = HashAlgorithm::Sha256;
-            explanation::explain_file(&policy, &keys, hash, Mode::Enforce, &path, arguments.uid)
+            explanation::explain_file(&policy, &keys, None, hash, Mode::Enforce, &path, arguments.uid)
                 .map_err(Failure::failed)?
         }
         None => ask(&arguments.runtime.runtime_dir, &Request::Explain { path, uid: arguments.uid })?,

@@ -53,7 +53,8 @@ impl Answers {
             Request::Explain { path, uid } => {
                 let policy = checker.policy();
                 let hash = checker.log().hash();
-                explanation::explain_file(&policy, checker.keys(), hash, checker.mode(), &path, uid)
+                let evm = checker.evm().map(|evm| &**evm);
+                explanation::explain_file(&policy, checker.keys(), evm, hash, checker.mode(), &path, uid)
                     .map_err(Failure::failed)
             }
             Request::Pcrs => {

@@ -2,6 +2,7 @@
 
 use imara_engine::appraise::{Appraisal, Cause};
 use imara_engine::check::{Hook, Mode};
+use imara_engine::evm::Evm;
 use imara_engine::explain::{Explanation, User, explain};
 use imara_engine::keyring::{Keyring, VerifyError};
 use imara_engine::policy::CompiledPolicy;
@@ -26,6 +27,7 @@ const HOOKS: [(Func, u8, &str); 3] =
 pub fn explain_file(
     policy: &CompiledPolicy,
     keys: &Keyring,
+    evm: Option<&Evm>,
     hash: HashAlgorithm,
     mode: Mode,
     path: &Path,
@@ -40,7 +42,7 @@ pub fn explain_file(
         if func == Func::MmapCheck && !mappable {
             continue;
         }
-        let explanation = explain(policy, keys, hash, &opened, &User(uid), Hook { func, mask })
+        let explanation = explain(policy, keys, evm, hash, &opened, &User(uid), Hook { func, mask })
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let verdict = verdict(&explanation, mode);
         denied |= verdict == "deny";
@@ -84,6 +86,10 @@ fn describe(
         "hash": rule(decision.hash),
         "digest": explanation.digest.to_string(),
         "label": label_json(explanation.label.as_deref(), keys),
+        "evm": explanation.evm.as_ref().map(|evm| json!({
+            "status": evm.status.words(),
+            "reason": evm.reason.as_ref().map(ToString::to_string),
+        })),
         "cause": cause.map(Cause::words),
         "why": explanation.appraisal.as_ref().map(|appraisal| why(appraisal, cause, explanation)),
         "to_pass": cause.map(|cause| remedy(cause, explanation, path)),
@@ -154,6 +160,10 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
         (Cause::MissingHash, _) => "it has no label (security.ima)".into(),
         (Cause::ImaSignatureRequired, _) => "the rule wants a signature, and the label holds none".into(),
         (Cause::VeritySignatureRequired, _) => "the rule wants a signature over the fs-verity digest".into(),
+        (Cause::MissingHmac | Cause::InvalidHmac | Cause::InvalidFailImmutable, _) => {
+            let reason = explanation.evm.as_ref().and_then(|evm| evm.reason.as_ref());
+            format!("EVM: {}", reason.map_or_else(|| cause.words().to_owned(), ToString::to_string))
+        }
         (Cause::InvalidHash, _) => "the digest in the label is not the content's: the file was changed".into(),
         (Cause::DeniedHashAlgorithm, _) => {
             format!("the label uses {}, which the rule does not allow", explanation.digest.algorithm())
@@ -188,6 +198,12 @@ fn remedy(cause: Cause, explanation: &Explanation, path: &Path) -> String {
                 .find(|algorithm| explanation.decision.allowed_algorithms.is_some_and(|set| set.contains(**algorithm)))
                 .map_or("sha256", |algorithm| algorithm.name());
             format!("imara sign -k /etc/keys/privkey_ima.pem -a {allowed} {file}")
+        }
+        Cause::MissingHmac => {
+            format!("imara evm hmac --write {file}    # if its owner, mode and attributes are what you meant")
+        }
+        Cause::InvalidHmac | Cause::InvalidFailImmutable => {
+            format!("imara evm explain {file}    # tells what was changed, where that can be known")
         }
         Cause::VeritySignatureRequired | Cause::InvalidVeritySignature => {
             "enable fs-verity on it and sign its fs-verity digest (version 3)".into()
@@ -243,6 +259,9 @@ pub fn for_people(document: &Value) -> String {
         }
         let _ = writeln!(out, "    {:<9} {}", "content", text(&hook["digest"]));
         let _ = writeln!(out, "    {:<9} {}", "label", label_for_people(&hook["label"]));
+        if let Some(status) = hook["evm"]["status"].as_str() {
+            let _ = writeln!(out, "    {:<9} {status}", "EVM");
+        }
         if let Some(why) = hook["why"].as_str() {
             let _ = writeln!(out, "    {:<9} {why}", "why");
         }

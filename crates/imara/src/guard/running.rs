@@ -102,7 +102,8 @@ fn refused(
     {
         return Ok(None);
     }
-    let explanation = explain(policy, checker.keys(), checker.log().hash(), file, &task, hook)?;
+    let (evm, hash) = (checker.evm().map(|evm| &**evm), checker.log().hash());
+    let explanation = explain(policy, checker.keys(), evm, hash, file, &task, hook)?;
     Ok(explanation.cause().map(|cause| Refused {
         path: String::from_utf8_lossy(&file.path()).into_owned(),
         pid,

@@ -9,10 +9,12 @@
 //! and a symbolic link is never followed. What is kept in memory does not grow with the tree, but for one bit for each inode
 //! with more than one link.
 
+mod file;
 mod in_order;
 mod inodes;
 mod walk;
 
+pub use file::TreeFile;
 pub use in_order::in_order;
 pub use walk::{Choice, Root, Skipped, Walk, Wanted};
 
@@ -22,7 +24,7 @@ use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fmt;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,29 +62,6 @@ struct Entry {
     /// Whether it is to be taken only if it is an ELF file.
     elf_alone: bool,
     failed: Option<OpenError>,
-}
-
-/// A regular file, open for reading; everything after that goes by its descriptor.
-#[derive(Debug)]
-pub struct TreeFile<'p> {
-    /// Where it was found: for people, and not to be looked up again.
-    pub path: &'p Path,
-    /// What fstat(2) said once it was open.
-    pub stat: Stat,
-    descriptor: OwnedFd,
-}
-
-impl AsFd for TreeFile<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
-
-impl TreeFile<'_> {
-    /// The descriptor alone.
-    pub fn into_descriptor(self) -> OwnedFd {
-        self.descriptor
-    }
 }
 
 impl Batch {
@@ -160,7 +139,7 @@ impl Batch {
     ///
     /// # Errors
     /// [`OpenError`]: what the walk met there, or what it is by now.
-    pub fn open<'p>(&self, index: usize, path: &'p Path) -> Result<Option<TreeFile<'p>>, OpenError> {
+    pub fn open<'p>(&'p self, index: usize, path: &'p Path) -> Result<Option<TreeFile<'p>>, OpenError> {
         let entry = &self.entries[index];
         if let Some(error) = &entry.failed {
             return Err(error.again());
@@ -172,7 +151,7 @@ impl Batch {
         if entry.elf_alone && !is_elf(&descriptor) {
             return Ok(None);
         }
-        Ok(Some(TreeFile { path, stat, descriptor }))
+        Ok(Some(TreeFile { path, stat, descriptor, folder: entry.folder.as_deref() }))
     }
 }
 

@@ -1,0 +1,158 @@
+//! What files were like when their labels verified, and what has changed since.
+//!
+//! Whoever sees changes only afterwards must not give a changed file a good label because it changed: an offline change would
+//! be laundered by the next harmless one. It may where the file's state before is known and was verified; where nothing but
+//! the kernel's own calls can have changed it since, that is, where the inode has stayed in memory; and where the kernel would
+//! have let the change be made. A record of a file whose inode is not *kept* in memory says what it was like and allows nothing.
+
+use super::difference::{Difference, would_be_allowed};
+use super::snapshot::Snapshot;
+use crate::audit::TaskIdentity;
+use crate::cache::InodeId;
+use crate::integrity_status::IntegrityStatus;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Changes remembered of one file.
+const CHANGES: usize = 8;
+
+/// A change that was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// When it was noticed, in nanoseconds since 1970.
+    pub when: i128,
+    /// Who made it, where the kernel told.
+    pub who: Option<TaskIdentity>,
+    /// What.
+    pub what: Vec<Difference>,
+    /// Whether the label was made anew for it.
+    pub followed: bool,
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// What it was like when its label last verified.
+    pub verified: Snapshot,
+    /// With which status.
+    pub status: IntegrityStatus,
+    /// Whether its inode has stayed in memory since.
+    pub kept: bool,
+    /// What has changed, the oldest first.
+    pub changes: VecDeque<Change>,
+}
+
+/// Records of files.
+#[derive(Debug, Default)]
+pub struct Recorded(Mutex<HashMap<InodeId, Record>>);
+
+/// What a change means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// Nothing that is protected has changed since the label verified.
+    Same,
+    /// Nothing is known of the file's state before, or its inode has left memory: its label alone says whether it is good.
+    Unknown,
+    /// The kernel would have let it be changed so; the label has to follow.
+    Allowed(Vec<Difference>),
+    /// The kernel would have refused it.
+    Refused(Vec<Difference>, IntegrityStatus),
+    /// The label itself was exchanged or removed: it speaks for itself.
+    Relabelled(Vec<Difference>),
+}
+
+impl Recorded {
+    fn lock(&self) -> MutexGuard<'_, HashMap<InodeId, Record>> {
+        // Nothing in here is half done when a panic comes in between.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a label verified, or was made. Whether the inode is kept in memory is not known then; if it was kept before,
+    /// it still is.
+    pub fn verified(&self, id: InodeId, snapshot: Snapshot, status: IntegrityStatus) {
+        let mut records = self.lock();
+        match records.get_mut(&id) {
+            Some(record) if record.verified.inode.generation == snapshot.inode.generation => {
+                record.verified = snapshot;
+                record.status = status;
+            }
+            _ => {
+                let record = Record { verified: snapshot, status, kept: false, changes: VecDeque::new() };
+                records.insert(id, record);
+            }
+        }
+    }
+
+    /// The inode is kept in memory from before its label was verified on.
+    pub fn keep(&self, id: InodeId) {
+        if let Some(record) = self.lock().get_mut(&id) {
+            record.kept = true;
+        }
+    }
+
+    /// The inode is not kept in memory any more.
+    pub fn forget(&self, id: InodeId) {
+        self.lock().remove(&id);
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// What is known.
+    pub fn lookup(&self, id: InodeId) -> Option<Record> {
+        self.lock().get(&id).cloned()
+    }
+
+    /// Whether anything is known, and whether the inode is kept in memory.
+    pub fn knows(&self, id: InodeId) -> Option<bool> {
+        self.lock().get(&id).map(|record| record.kept)
+    }
+
+    /// How many files are known.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the file's present state means.
+    pub fn meaning(&self, id: InodeId, now: &Snapshot) -> Meaning {
+        let records = self.lock();
+        let Some(record) = records.get(&id) else { return Meaning::Unknown };
+        let differences = record.verified.differences(now);
+        if record.verified.label != now.label {
+            return Meaning::Relabelled(differences);
+        }
+        if differences.is_empty() {
+            return Meaning::Same;
+        }
+        if !would_be_allowed(&differences, record.status) {
+            return Meaning::Refused(differences, record.status);
+        }
+        if record.kept { Meaning::Allowed(differences) } else { Meaning::Unknown }
+    }
+
+    /// Remembers a change.
+    pub fn note(&self, id: InodeId, change: Change) {
+        if let Some(record) = self.lock().get_mut(&id) {
+            if record.changes.len() >= CHANGES {
+                record.changes.pop_front();
+            }
+            record.changes.push_back(change);
+        }
+    }
+
+    /// The kernel tells who has changed a file: that is said of the changes that nobody was known for.
+    pub fn attribute(&self, id: InodeId, who: &TaskIdentity) {
+        if let Some(record) = self.lock().get_mut(&id) {
+            for change in record.changes.iter_mut().filter(|change| change.who.is_none()) {
+                change.who = Some(who.clone());
+            }
+        }
+    }
+}
