@@ -27,3 +27,4 @@ pub mod replay;
 pub mod simulate;
 pub mod tpm;
 pub mod trace;
+pub mod verity;

@@ -67,6 +67,28 @@ pub fn open_regular(path: &Path) -> Result<OwnedFd, OpenError> {
     open_regular_at(CWD, path.as_os_str(), path).map(|(file, _)| file)
 }
 
+/// Opens a regular file or a directory for reading, for its attributes: no symbolic link, and no device, whose opening can
+/// have an effect.
+///
+/// # Errors
+/// What the kernel says; `InvalidInput` for what is neither.
+pub fn open_inode(path: &Path) -> io::Result<OwnedFd> {
+    let harmless = |stat: &Stat| match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile | FileType::Directory => Ok(()),
+        FileType::Symlink
+        | FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file and no directory")),
+    };
+    harmless(&rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    harmless(&rustix::fs::fstat(&file)?)?;
+    Ok(file)
+}
+
 /// Opens a regular file for reading, by the kernel's own links of `/proc` if need be, where its file system is one of
 /// `devices`; `None` where it is another, which is not even asked: it may never answer.
 ///
@@ -142,6 +164,15 @@ pub fn read_xattr(file: impl AsFd, name: &str) -> io::Result<Xattr> {
         Err(Errno::NODATA) => Ok(Xattr::Absent),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a file has any attribute.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn has_xattrs(file: impl AsFd) -> io::Result<bool> {
+    // Asked without room, the kernel tells the size alone.
+    Ok(rustix::fs::flistxattr(file, &mut [0_u8; 0][..])? > 0)
 }
 
 /// Sets an attribute, new or not. The kernel exchanges the value in one step: a failure leaves the old one.
@@ -230,15 +261,45 @@ fn read_pieces(
     file: impl AsFd,
     size: u64,
     algorithm: HashAlgorithm,
-    mut before: impl FnMut(u64) -> io::Result<()>,
+    before: impl FnMut(u64) -> io::Result<()>,
 ) -> io::Result<Digest> {
+    let unsupported = |error| io::Error::new(io::ErrorKind::Unsupported, error);
+    let (mut hasher, mut digest) = (None, None);
+    each_piece(file, size, before, |piece, last| {
+        if hasher.is_none() && last {
+            // Most files are one piece, and most of a small file's cost is not its bytes.
+            digest = Some(hash(algorithm, &[piece]).map_err(unsupported)?);
+            return Ok(());
+        }
+        let hashing = match &mut hasher {
+            Some(hasher) => hasher,
+            None => hasher.insert(Hasher::new(algorithm).map_err(unsupported)?),
+        };
+        hashing.update(piece);
+        if last {
+            digest = hasher.take().map(Hasher::finish);
+        }
+        Ok(())
+    })?;
+    Ok(digest.expect("the last piece makes the digest"))
+}
+
+/// Gives a file's first `size` bytes to `take` in pieces, with the word whether a piece is the last; an empty file has one. `before`
+/// is asked before each read, of which it is told the offset.
+///
+/// # Errors
+/// What the kernel, `before` and `take` say; `InvalidData` for a file that became shorter while it was read.
+pub fn each_piece(
+    file: impl AsFd,
+    size: u64,
+    mut before: impl FnMut(u64) -> io::Result<()>,
+    mut take: impl FnMut(&[u8], bool) -> io::Result<()>,
+) -> io::Result<()> {
     thread_local! {
         static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    let unsupported = |error| io::Error::new(io::ErrorKind::Unsupported, error);
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(CHUNK, 0);
-        let mut hasher = None;
         let mut offset = 0;
         loop {
             let wanted = usize::try_from(size - offset).unwrap_or(CHUNK).min(CHUNK);
@@ -257,18 +318,9 @@ fn read_pieces(
                 }
             }
             offset += filled as u64;
-            let piece = &buffer[..filled];
-            if hasher.is_none() && offset == size {
-                // Most files are one piece, and most of a small file's cost is not its bytes.
-                return hash(algorithm, &[piece]).map_err(unsupported);
-            }
-            let hasher = match &mut hasher {
-                Some(hasher) => hasher,
-                None => hasher.insert(Hasher::new(algorithm).map_err(unsupported)?),
-            };
-            hasher.update(piece);
+            take(&buffer[..filled], offset == size)?;
             if offset == size {
-                return Ok(hasher.clone().finish());
+                return Ok(());
             }
         }
     })

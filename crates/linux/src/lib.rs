@@ -18,5 +18,7 @@ pub mod swtpm;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod terminal;
+pub mod token;
 pub mod tpm_device;
 pub mod tree;
+pub mod verity;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 pub mod change;
 pub mod duration;
+pub mod evmctl;
 pub mod explain;
 pub mod guard;
 pub mod key;
@@ -21,6 +22,7 @@ pub mod selection;
 pub mod show;
 pub mod sign;
 pub mod status;
+pub mod token;
 pub mod trace;
 pub mod verify;
 

@@ -9,3 +9,4 @@ pub mod key;
 pub mod lease;
 pub mod process;
 pub mod secret_memory;
+pub mod verity;

@@ -1,0 +1,4 @@
+//! `evmctl`, for scripts written for ima-evm-utils.
+fn main() -> std::process::ExitCode {
+    imara::command::evmctl::main()
+}
