@@ -57,6 +57,37 @@ pub fn decide_alike(one: &CompiledPolicy, other: &CompiledPolicy, funcs: &[Func]
     funcs.iter().all(|func| concerned(one, *func, filesystem).eq(concerned(other, *func, filesystem)))
 }
 
+/// Whether the policy could have something done for some file of this file system, by one of these hooks. When in doubt it
+/// could.
+///
+/// Of `filesystem` only the file system's facts are looked at, not owner and group.
+pub fn has_something_done(policy: &CompiledPolicy, funcs: &[Func], filesystem: &FileFacts<'_>) -> bool {
+    funcs.iter().any(|func| {
+        let mut open = policy.classes();
+        for rule in concerned(policy, *func, filesystem) {
+            let class = rule.action.class();
+            if !open.contains(class) {
+                continue;
+            }
+            if rule.action.does() {
+                return true;
+            }
+            if decides_for_all(&rule) {
+                open = open.without(class);
+            }
+        }
+        false
+    })
+}
+
+/// Whether it is for every file of the file systems that it is for, whoever comes.
+fn decides_for_all(rule: &Rule) -> bool {
+    let Rule { mask, uid, euid, gid, egid, fowner, fgroup, lsm, .. } = rule;
+    mask.is_none()
+        && [uid, euid, gid, egid, fowner, fgroup].iter().all(|condition| condition.is_none())
+        && lsm.is_empty()
+}
+
 /// The rules that could decide an event of this hook on this file system, but for where they stand in their file.
 fn concerned(policy: &CompiledPolicy, func: Func, filesystem: &FileFacts<'_>) -> impl Iterator<Item = Rule> {
     let classes = policy.classes();
@@ -127,6 +158,26 @@ mod tests {
         assert_eq!(active.hits(), [1, 2, 1]);
     }
 
+    #[test]
+    fn only_file_systems_that_a_rule_could_reach_have_something_done() {
+        const FILE: [Func; 1] = [Func::FileCheck];
+        for (rules, expected) in [
+            ("measure func=FILE_CHECK", true),
+            ("measure func=BPRM_CHECK", false),
+            ("dont_measure fsmagic=ef53;measure", false),
+            ("dont_measure fsmagic=ef53 fowner=0;measure", true),
+            ("dont_measure fsmagic=ef53 mask=MAY_READ;measure", true),
+            ("dont_measure fsmagic=ef53 uid=0;measure", true),
+            ("dont_measure fsmagic=ef53;measure;audit", true),
+            ("dont_measure fsname=xfs;measure", true),
+            ("measure fsname=xfs", false),
+            ("measure fsname=ext4;dont_measure", true),
+            ("", false),
+        ] {
+            assert_eq!(has_something_done(&policy(rules), &FILE, &EXT4), expected, "{rules}");
+        }
+    }
+
     fn rules() -> impl Strategy<Value = String> {
         let rule = "(dont_)?(measure|appraise)( func=(FILE|BPRM)_CHECK)?( uid=[01])?( fsname=(ext4|xfs))?";
         proptest::collection::vec(rule, 0..4).prop_map(|rules| rules.join(";"))
@@ -143,6 +194,10 @@ mod tests {
                     let decision = policy.decide(&event);
                     Class::ALL.iter().map(|class| decision.does(*class).is_some()).collect::<Vec<_>>()
                 });
+                for (policy, does) in [(&one, &one_does), (&other, &other_does)] {
+                    let something = does.iter().any(|does| *does);
+                    prop_assert!(!something || has_something_done(policy, &[func], &file));
+                }
                 prop_assert!(!decide_alike(&one, &other, &[func], &file) || one_does == other_does);
             }
         }

@@ -50,6 +50,8 @@ pub enum Cause {
     Immutable,
     /// Somebody can write to what is to be run, or did while it was judged.
     Writers,
+    /// Nothing moved on the decision for longer than it may take.
+    Overdue,
 }
 
 impl Cause {
@@ -73,6 +75,7 @@ impl Cause {
             Self::MeasureFailed => "measurement-failed",
             Self::Immutable => "signed-file-opened-for-writing",
             Self::Writers => "mmapped_writers",
+            Self::Overdue => "no-decision-in-time",
         }
     }
 }

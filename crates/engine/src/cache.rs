@@ -127,6 +127,14 @@ impl Cache {
         self.shard(id).remove(&id);
     }
 
+    /// Forgets every inode of a device.
+    pub fn forget_device(&self, device: u64) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            shard.retain(|id, _| id.device != device);
+        }
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         for shard in &self.shards {

@@ -269,7 +269,7 @@ impl Classes {
         self.0 == 0
     }
 
-    const fn without(self, class: Class) -> Self {
+    pub(crate) const fn without(self, class: Class) -> Self {
         Self(self.0 & !Self::only(class).0)
     }
 }
