@@ -5,7 +5,7 @@
 //! Needs root. It makes an ext4 image in the temporary directory and guards nothing else. `IMARA_BENCH_FILES` changes the
 //! number of files, `IMARA_BENCH_TPM` (none, swtpm) whether a software TPM is extended for each.
 
-use imara_linux::sys::fanotify::{EventBuffer, Mask, PermissionGroup};
+use imara_linux::sys::fanotify::{EventBuffer, Mask, PermissionGroup, Told};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -44,7 +44,11 @@ fn listen(directory: &Path) -> ! {
     let mut buffer = EventBuffer::new(32);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(120) {
-        let result = group.read(&mut buffer, |event| group.answer(event.file.as_fd(), true).expect("an answer"));
+        let result = group.read(&mut buffer, |told| {
+            if let Told::Asked(event) = told {
+                group.answer(event.file.as_fd(), true).expect("an answer");
+            }
+        });
         result.expect("events");
     }
     std::process::exit(0);

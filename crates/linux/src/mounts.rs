@@ -4,7 +4,7 @@
 //! format descriptions.
 
 use crate::sys;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -74,14 +74,14 @@ impl Filesystem {
     }
 }
 
-/// A line of `/proc/self/mountinfo`, as far as it is needed.
+/// A line of mountinfo, as far as it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// The mount's number.
+    /// The mount's number, unique as long as it is mounted, over all namespaces.
     pub number: u64,
     /// Whether it maps user and group ids, so that a file's owner is not what stat(2) says.
     pub maps_ids: bool,
-    /// The device number, `major:minor`.
+    /// The device number, `major:minor`: one for each superblock.
     pub device: u64,
     /// Where it is mounted.
     pub mount_point: PathBuf,
@@ -89,6 +89,8 @@ pub struct Mount {
     pub kind: String,
     /// What is mounted: a block device's path, or any word.
     pub source: PathBuf,
+    /// Whether nobody may write to the file system.
+    pub read_only: bool,
 }
 
 /// File systems that hold no programs of their own, or that the kernel makes up: guarding them protects nothing and can
@@ -128,12 +130,20 @@ pub fn is_pseudo(kind: &str) -> bool {
 /// # Errors
 /// What reading `/proc/self/mountinfo` says.
 pub fn mounts() -> io::Result<Vec<Mount>> {
-    Ok(parse_mounts(&std::fs::read("/proc/self/mountinfo")?))
+    mounts_of("self")
+}
+
+/// All mounts that a process (its number, or `self`) sees, with the places where it sees them.
+///
+/// # Errors
+/// What reading its mountinfo says.
+pub fn mounts_of(process: &str) -> io::Result<Vec<Mount>> {
+    Ok(parse_mounts(&std::fs::read(format!("/proc/{process}/mountinfo"))?))
 }
 
 /// The mounts that a mountinfo lists.
-pub(crate) fn parse_mounts(mountinfo: &[u8]) -> Vec<Mount> {
-    mountinfo.split(|byte| *byte == b'\n').filter_map(parse_mount).collect()
+pub(crate) fn parse_mounts(text: &[u8]) -> Vec<Mount> {
+    text.split(|byte| *byte == b'\n').filter_map(parse_mount).collect()
 }
 
 fn parse_mount(line: &[u8]) -> Option<Mount> {
@@ -151,6 +161,7 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
         mount_point: unescape(mount_point),
         kind: String::from_utf8_lossy(rest.next()?).into_owned(),
         source: unescape(rest.next()?),
+        read_only: rest.next().is_some_and(|options| options.split(|byte| *byte == b',').any(|word| word == b"ro")),
     })
 }
 
@@ -179,45 +190,172 @@ fn unescape(word: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(path))
 }
 
-/// The mount that holds the directory or file behind `file`: the last one mounted with its device.
-fn mount_of(file: BorrowedFd<'_>) -> io::Result<Option<Mount>> {
-    let device = rustix::fs::fstat(file)?.st_dev;
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)))?;
-    let all = mounts()?;
-    // A btrfs subvolume has a device number of its own that mountinfo does not show: the longest mount point above it.
-    Ok(all.iter().rev().find(|mount| mount.device == device).cloned().or_else(|| {
-        all.into_iter()
-            .filter(|mount| link.starts_with(&mount.mount_point))
-            .max_by_key(|mount| mount.mount_point.as_os_str().len())
-    }))
+/// The mount through which the file or directory behind `file` was opened, in our mount namespace or else in that of
+/// `thread`. Nothing is asked of the file system itself.
+///
+/// # Errors
+/// What statx(2) or reading mountinfo say; ENOENT where no namespace has it any more.
+pub fn mount_of(file: BorrowedFd<'_>, thread: Option<i32>) -> io::Result<Mount> {
+    let id = mount_id(file)?;
+    let own = mounts()?;
+    let found = own.into_iter().find(|mount| mount.number == id).or_else(|| {
+        let theirs = mounts_of(&thread?.to_string()).ok()?;
+        theirs.into_iter().find(|mount| mount.number == id)
+    });
+    found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+}
+
+/// The number of the mount through which a file was opened.
+///
+/// # Errors
+/// What statx(2) says.
+pub fn mount_id(file: BorrowedFd<'_>) -> io::Result<u64> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(statx(file, c"", flags, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 /// The file system that holds the file behind a descriptor.
 ///
 /// # Errors
-/// What fstat(2), fstatfs(2) or mountinfo say.
+/// What statx(2), fstatfs(2) or mountinfo say.
 pub fn filesystem_of(file: BorrowedFd<'_>) -> io::Result<Filesystem> {
-    let statfs = rustix::fs::fstatfs(file)?;
-    let mount = mount_of(file)?;
-    let kind = mount.as_ref().map(|mount| mount.kind.clone()).unwrap_or_default();
-    let (name, subtype) = kind.split_once('.').unwrap_or((&kind, ""));
-    let (uuid, uuid_source) = uuid_of(file, mount.as_ref());
+    filesystem_seen_by(file, None).map(|(filesystem, _)| filesystem)
+}
+
+/// The same for a file that a thread in another mount namespace may have opened; with the superblock's device number, where
+/// it is known.
+///
+/// # Errors
+/// What fstatfs(2) says.
+pub fn filesystem_seen_by(file: BorrowedFd<'_>, thread: Option<i32>) -> io::Result<(Filesystem, Option<u64>)> {
+    match mount_of(file, thread) {
+        Ok(mount) => Ok((filesystem_on(file, &mount)?, Some(mount.device))),
+        // Unmounted meanwhile, or somewhere that nobody can be asked about: what the magic number alone says.
+        Err(_) => {
+            let magic = rustix::fs::fstatfs(file)?.f_type.cast_unsigned();
+            let name = FILE_SYSTEMS.iter().find(|(number, _)| *number == magic).map_or("", |(_, name)| *name);
+            let (uuid, uuid_source) = uuid_of(file, None);
+            let (name, subtype, mount_point) = (name.to_owned(), String::new(), PathBuf::new());
+            Ok((Filesystem { magic, name, subtype, uuid, uuid_source, mount_point }, None))
+        }
+    }
+}
+
+/// The file system of a mount, which holds `file`.
+///
+/// # Errors
+/// What fstatfs(2) says.
+pub fn filesystem_on(file: BorrowedFd<'_>, mount: &Mount) -> io::Result<Filesystem> {
+    let (name, subtype) = mount.kind.split_once('.').unwrap_or((&mount.kind, ""));
+    let (uuid, uuid_source) = uuid_of(file, Some(mount));
     Ok(Filesystem {
-        magic: statfs.f_type.cast_unsigned(),
+        magic: rustix::fs::fstatfs(file)?.f_type.cast_unsigned(),
         name: name.to_owned(),
         subtype: subtype.to_owned(),
         uuid,
         uuid_source,
-        mount_point: mount.map(|mount| mount.mount_point).unwrap_or_default(),
+        mount_point: mount.mount_point.clone(),
     })
 }
 
-/// Opens a directory only to name it.
+/// Magic numbers of file systems that can be told by it.
+const FILE_SYSTEMS: [(u64, &str); 6] = [
+    (0xef53, "ext4"),
+    (0x5846_5342, "xfs"),
+    (0x9123_683e, "btrfs"),
+    (0x0102_1994, "tmpfs"),
+    (0x794c_7630, "overlay"),
+    (0x6573_5546, "fuse"),
+];
+
+/// File systems whose every answer comes from a process or over a network, and may never come.
+const FOREIGN: [&str; 10] = ["fuse", "fuseblk", "nfs", "nfs4", "9p", "cifs", "smb3", "ceph", "afs", "virtiofs"];
+
+/// Whether a file system of this type answers only as long as somebody else does.
+pub fn is_foreign(kind: &str) -> bool {
+    FOREIGN.contains(&kind.split('.').next().unwrap_or_default())
+}
+
+/// Names a file or directory without opening it: nobody is asked, and nothing is mounted for it.
 ///
 /// # Errors
 /// What open(2) says.
-pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+pub fn name(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Names what is mounted at `place` under other mounts: what `is_it` recognises. That is looked for in a copy of the mount
+/// namespace, where what covers it is taken away.
+///
+/// # Errors
+/// ENOENT where it is not there; what unshare(2) and umount(2) say.
+pub fn uncovered(place: &Path, is_it: impl Fn(BorrowedFd<'_>) -> bool + Sync) -> io::Result<OwnedFd> {
+    use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+    let search = || {
+        sys::namespace::leave_mounts()?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        // As many as are mounted there; the place itself is on the last.
+        for _ in 0..64 {
+            let named = name(place)?;
+            if is_it(named.as_fd()) {
+                return Ok(named);
+            }
+            unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+        }
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("uncover".into()).spawn_scoped(scope, search)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that looked for it panicked")))
+    })
+}
+
+/// A number of the mount behind a descriptor that never becomes another's (Linux 6.8), else one that may.
+///
+/// # Errors
+/// What statx(2) says.
+pub fn unique_mount_id(file: BorrowedFd<'_>) -> io::Result<u64> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(statx(file, c"", flags, MNT_ID_UNIQUE | StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
+/// The topmost subvolume of a mounted btrfs, on a mount of its own that nobody sees.
+///
+/// # Errors
+/// What fsopen(2), fsconfig(2) and fsmount(2) say.
+pub fn topmost_subvolume(mount: &Mount) -> io::Result<OwnedFd> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+    use rustix::mount::{fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen};
+    let context = fsopen("btrfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "source", mount.source.as_path())?;
+    fsconfig_set_string(context.as_fd(), "subvolid", "5")?;
+    if mount.read_only {
+        fsconfig_set_flag(context.as_fd(), "ro")?;
+    }
+    fsconfig_create(context.as_fd())?;
+    open_named(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?.as_fd())
+}
+
+/// A directory of the mount at `place`, on a mount of its own that nobody sees: its descriptor keeps no mount from being
+/// unmounted. It keeps the file system itself in memory.
+///
+/// # Errors
+/// What open_tree(2) or open(2) say.
+pub fn detached(place: &Path) -> io::Result<OwnedFd> {
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_NO_AUTOMOUNT;
+    open_named(open_tree(rustix::fs::CWD, place, flags)?.as_fd())
+}
+
+/// Opens a directory that was only named.
+///
+/// # Errors
+/// What open(2) says.
+pub fn open_named(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(directory, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// From the kernel where it tells (6.9 on), else from the file system, else from the superblock on the device.
@@ -253,6 +391,11 @@ fn superblock_uuid(mount: &Mount) -> Option<[u8; 16]> {
         "btrfs" => (0x1_0000 + 0x20, 0x1_0000 + 0x40, b"_BHRfS_M"),
         _ => return None,
     };
+    // Whatever else is named as the source may be a file that somebody must first be asked about.
+    let source = rustix::fs::stat(&mount.source).ok()?;
+    if FileType::from_raw_mode(source.st_mode) != FileType::BlockDevice {
+        return None;
+    }
     let device = File::open(&mount.source).ok()?;
     let mut found = vec![0; magic.len()];
     device.read_exact_at(&mut found, magic_offset).ok()?;
@@ -296,6 +439,7 @@ mod tests {
                 mount_point: PathBuf::from("/mnt two"),
                 kind: "fuse.sshfs".into(),
                 source: PathBuf::from("/dev/ro\\ot"),
+                read_only: false,
             })
         );
         let mapped = b"37 36 0:5 / /m rw,relatime,idmapped shared:1 - tmpfs tmpfs rw";

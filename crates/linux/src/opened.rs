@@ -20,7 +20,6 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is left to root alone is open to nobody else for writing: no lease is needed.
@@ -37,8 +36,8 @@ pub struct OpenedFile<'a> {
     pub(crate) stat: Stat,
     filesystem: Arc<Filesystem>,
     elf: OnceCell<Option<Elf>>,
-    /// Whoever ends the guard does not wait until a large file has been read.
-    stopping: Option<&'a AtomicBool>,
+    /// Asked between two pieces of a large file: whoever ends the guard does not wait until it has been read.
+    goes_on: Option<&'a dyn Fn() -> bool>,
 }
 
 impl<'a> OpenedFile<'a> {
@@ -55,17 +54,17 @@ impl<'a> OpenedFile<'a> {
     /// # Errors
     /// What fstat(2) says.
     pub fn on(file: BorrowedFd<'a>, filesystem: Arc<Filesystem>) -> io::Result<Self> {
-        Ok(Self { file, stat: rustix::fs::fstat(file)?, filesystem, elf: OnceCell::new(), stopping: None })
+        Ok(Self { file, stat: rustix::fs::fstat(file)?, filesystem, elf: OnceCell::new(), goes_on: None })
     }
 
-    /// The file behind an event, whose reading ends when `stopping` is set.
+    /// The file behind an event, whose reading ends when `goes_on` says so.
     pub(crate) fn of_event(
         file: BorrowedFd<'a>,
         stat: Stat,
         filesystem: Arc<Filesystem>,
-        stopping: &'a AtomicBool,
+        goes_on: &'a dyn Fn() -> bool,
     ) -> Self {
-        Self { file, stat, filesystem, elf: OnceCell::new(), stopping: Some(stopping) }
+        Self { file, stat, filesystem, elf: OnceCell::new(), goes_on: Some(goes_on) }
     }
 
     fn read(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
@@ -115,6 +114,12 @@ impl<'a> OpenedFile<'a> {
         let path = bytes.split(|byte| *byte == 0).next()?;
         String::from_utf8(path.to_vec()).ok().filter(|path| path.starts_with('/'))
     }
+}
+
+/// The path of an open file, from the root of the mount namespace that it was opened in.
+pub(crate) fn path_of(file: BorrowedFd<'_>) -> Vec<u8> {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+    link.into_os_string().into_vec()
 }
 
 /// The state of a file that stat(2) shows.
@@ -190,13 +195,11 @@ impl File for OpenedFile<'_> {
     }
 
     fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
-        let goes_on = || !self.stopping.is_some_and(|stopping| stopping.load(Ordering::Relaxed));
-        files::digest_while(self.file, algorithm, goes_on)
+        files::digest_while(self.file, algorithm, || self.goes_on.is_none_or(|goes_on| goes_on()))
     }
 
     fn path(&self) -> Vec<u8> {
-        let link = std::fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
-        let mut path = link.into_os_string().into_vec();
+        let mut path = path_of(self.file);
         // The kernel's IMA names a deleted file without the mark that /proc adds.
         if self.stat.st_nlink == 0 && path.ends_with(b" (deleted)") {
             path.truncate(path.len() - b" (deleted)".len());
@@ -206,8 +209,8 @@ impl File for OpenedFile<'_> {
 
     fn nobody_writes(&self) -> Option<bool> {
         // On these the inode that is written to need not be the one that the lease is asked of.
-        let elsewhere = ["overlay", "fuse", "fuseblk", "nfs", "nfs4", "9p", "cifs", "smb3", "ceph", "afs", "virtiofs"];
-        if elsewhere.contains(&self.filesystem.name.as_str()) { None } else { lease::nobody_writes(self.file) }
+        let elsewhere = self.filesystem.name == "overlay" || mounts::is_foreign(&self.filesystem.name);
+        if elsewhere { None } else { lease::nobody_writes(self.file) }
     }
 
     fn times_tell(&self) -> bool {

@@ -101,6 +101,13 @@ pub fn identity(tid: i32, credentials: &Credentials) -> TaskIdentity {
     }
 }
 
+/// Whether the process with this number is a corpse: killed, and kept by a thread that the kernel cannot let go.
+pub fn is_dead(pid: &str) -> bool {
+    let state = |stat: String| stat.rsplit(')').next()?.trim_start().chars().next();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+    matches!(stat.ok().and_then(state), Some('Z' | 'X'))
+}
+
 /// How a task that waits for our verdict is opening the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {

@@ -14,6 +14,10 @@ pub struct Arguments {
     /// A directory; the whole file system that holds it is guarded (may be repeated).
     #[arg(long, value_name = "DIR", num_args = 1..)]
     watch: Vec<PathBuf>,
+    /// Which other file systems are guarded: named (none), below (all that are mounted in these directories, now or later) or
+    /// all (every one that any process sees).
+    #[arg(long, value_name = "WHICH")]
+    follow: Option<String>,
     /// The IMA policy.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -44,6 +48,12 @@ pub struct Arguments {
     /// Where is kept what outlives a boot: the version of the policy that was last in force.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Answer an access when nothing has moved on its decision for so long (10s; `none`: never).
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<String>,
+    /// What it is answered with then, in enforce mode: refuse or allow.
+    #[arg(long, value_name = "WHAT")]
+    on_deadline: Option<String>,
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -70,6 +80,9 @@ pub fn run(arguments: Arguments) -> CommandResult {
     file.hash = arguments.hash.or(file.hash);
     file.missing_policy = arguments.missing_policy.or(file.missing_policy);
     file.state_dir = arguments.state_dir.or(file.state_dir);
+    file.follow = arguments.follow.or(file.follow);
+    file.deadline = arguments.deadline.or(file.deadline);
+    file.on_deadline = arguments.on_deadline.or(file.on_deadline);
     if arguments.require_signed_policy {
         file.policy_signature = Some("required".into());
     }

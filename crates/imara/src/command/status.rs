@@ -116,6 +116,12 @@ fn for_people(status: &Value) -> String {
             format!("{} ({}, uuid {})", text(&watch["mount_point"]), text(&watch["type"]), text(&watch["uuid"])),
         );
     }
+    for unwatched in status["not_watched"].as_array().into_iter().flatten() {
+        line(
+            "NOT watched",
+            format!("{} ({}): {}", text(&unwatched["mount_point"]), text(&unwatched["type"]), text(&unwatched["why"])),
+        );
+    }
     let policy = &status["policy"];
     let version = policy["version"].as_u64().map_or(String::new(), |version| format!(", version {version}"));
     let signer = policy["signed_by"].as_str().map_or(String::new(), |key| format!(", signed by the key {key}"));

@@ -105,6 +105,11 @@ impl Answers {
         let counters = &checker.counters;
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let guard = self.guard().ok();
+        let unwatched: Vec<Value> = guard
+            .iter()
+            .flat_map(|guard| guard.unwatched())
+            .map(|unwatched| json!({ "mount_point": unwatched.path, "type": unwatched.kind, "why": unwatched.why }))
+            .collect();
         let (watch, events) = guard.map_or((json!([]), json!({})), |guard| {
             let watch: Vec<Value> = guard
                 .filesystems()
@@ -128,6 +133,10 @@ impl Answers {
                 "leases": guard.leases(),
                 "leases_broken": load(&counters.leases_broken),
                 "lost": load(&counters.lost),
+                "overdue": load(&counters.overdue),
+                "overflows": load(&counters.overflows),
+                "waiting": guard.waiting(),
+                "followed": load(&counters.followed),
             });
             (json!(watch), events)
         });
@@ -152,6 +161,7 @@ impl Answers {
             "mode": checker.mode().name(),
             "policy": about_policy,
             "watch": watch,
+            "not_watched": unwatched,
             "keys": keys_json(checker.keys()),
             "list": {
                 "path": self.list_path(),

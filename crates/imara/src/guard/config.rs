@@ -1,11 +1,14 @@
 //! What the guard is told: the command line, else the configuration file, else the defaults.
 
+use crate::command::duration;
 use crate::command::paths::read_text;
 use crate::output::Failure;
 use imara_engine::check::Mode;
 use imara_format::hash::HashAlgorithm;
+use imara_linux::hooks::fanotify::{Follow, Overdue};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where the service's configuration is.
 pub const DEFAULT_PATH: &str = "/etc/imara/imara.toml";
@@ -15,6 +18,8 @@ pub const DEFAULT_RUNTIME_DIRECTORY: &str = "/run/imara";
 pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/imara";
 /// The PCR that IMA measures into.
 pub const DEFAULT_PCR: u32 = 10;
+/// How long a decision may stand still.
+pub const DEFAULT_DEADLINE: &str = "10s";
 
 /// The configuration file; every key may be missing.
 #[derive(Debug, Default, Deserialize, PartialEq)]
@@ -44,6 +49,12 @@ pub struct File {
     pub missing_policy: Option<String>,
     /// Where is kept what outlives a boot.
     pub state_dir: Option<PathBuf>,
+    /// `named`, `below` or `all`.
+    pub follow: Option<String>,
+    /// A span of time, or `none`.
+    pub deadline: Option<String>,
+    /// `refuse` or `allow`.
+    pub on_deadline: Option<String>,
 }
 
 /// Which TPM is extended.
@@ -95,6 +106,12 @@ pub struct Config {
     pub missing_policy: MissingPolicy,
     /// Where is kept what outlives a boot.
     pub state_directory: PathBuf,
+    /// Which other file systems are watched.
+    pub follow: Follow,
+    /// After how long without anything moving a decision is overdue.
+    pub deadline: Option<Duration>,
+    /// What becomes of it then.
+    pub on_deadline: Overdue,
 }
 
 impl File {
@@ -108,7 +125,7 @@ impl File {
         toml::from_str(&text).map_err(|error| {
             failed(&error).next(
                 "the keys are watch, policy, keys, mode, tpm, runtime-dir, state-dir, template, hash, pcr, \
-                     policy-signature and missing-policy",
+                     policy-signature, missing-policy, follow, deadline and on-deadline",
             )
         })
     }
@@ -120,8 +137,23 @@ impl Config {
     /// # Errors
     /// [`Failure`] that names what is missing or unknown.
     pub fn new(file: File) -> Result<Self, Failure> {
+        let follow = match file.follow.as_deref().unwrap_or("named") {
+            "named" => Follow::Named,
+            "below" => Follow::Below,
+            "all" => Follow::All,
+            other => return Err(Failure::usage(format_args!("follow `{other}` is not named, below or all"))),
+        };
+        let deadline = match file.deadline.as_deref().unwrap_or(DEFAULT_DEADLINE) {
+            "none" => None,
+            text => Some(duration::parse(text).map_err(|error| Failure::usage(format_args!("deadline: {error}")))?),
+        };
+        let on_deadline = match file.on_deadline.as_deref().unwrap_or("refuse") {
+            "refuse" => Overdue::Refuse,
+            "allow" => Overdue::Allow,
+            other => return Err(Failure::usage(format_args!("on-deadline `{other}` is not refuse or allow"))),
+        };
         let watch = file.watch.unwrap_or_default();
-        if watch.is_empty() {
+        if watch.is_empty() && follow != Follow::All {
             return Err(Failure::usage("nothing is to be watched")
                 .next(format_args!("name a directory with --watch, or `watch = [...]` in {DEFAULT_PATH}")));
         }
@@ -168,6 +200,9 @@ impl Config {
         Ok(Self {
             policy_signature_required,
             missing_policy,
+            follow,
+            deadline,
+            on_deadline,
             state_directory: absolute(file.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()))?,
             watch,
             policy: absolute(policy)?,
@@ -199,6 +234,9 @@ mod tests {
             ("watch = ['/x']\npolicy = '/p'\npcr = 16", "16"),
             ("watch = ['/x']\npolicy = '/p'\npolicy-signature = 'yes'", "yes"),
             ("watch = ['/x']\npolicy = '/p'\nmissing-policy = 'panic'", "panic"),
+            ("watch = ['/x']\npolicy = '/p'\nfollow = 'some'", "some"),
+            ("watch = ['/x']\npolicy = '/p'\ndeadline = '10'", "10m"),
+            ("watch = ['/x']\npolicy = '/p'\non-deadline = 'hope'", "hope"),
         ] {
             let failure = Config::new(file(text).unwrap()).unwrap_err();
             assert!(failure.what.contains(word), "{text}: {}", failure.what);

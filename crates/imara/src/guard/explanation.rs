@@ -179,7 +179,8 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
             | Cause::CollectFailed
             | Cause::MeasureFailed
             | Cause::Immutable
-            | Cause::Writers,
+            | Cause::Writers
+            | Cause::Overdue,
             _,
         ) => cause.words().into(),
     }

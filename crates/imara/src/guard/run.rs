@@ -19,9 +19,10 @@ use imara_engine::policy::CompiledPolicy;
 use imara_engine::tpm::Tpm;
 use imara_format::policy::TemplateName;
 use imara_format::template::Template;
-use imara_linux::hooks::fanotify::{Guard, GuardError};
+use imara_linux::hooks::fanotify::{Guard, GuardError, Settings};
 use imara_linux::swtpm::{Resumed, SoftwareTpm, SwtpmError};
 use imara_linux::sys;
+use imara_linux::sys::fanotify::PermissionGroup;
 use imara_linux::tpm_device::{DeviceTransport, RESOURCE_MANAGER};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -114,7 +115,15 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         TpmInUse::None(_) | TpmInUse::Device(_) => 0,
     };
     let listener = control::listen(&directory).map_err(Failure::failed)?;
-    let guard = Guard::start(Arc::clone(&checker), &config.watch, software_tpm).map_err(cannot_guard)?;
+    let group = PermissionGroup::open().map_err(|error| cannot_guard(GuardError::Fanotify(error)))?;
+    let settings = Settings {
+        directories: config.watch.clone(),
+        follow: config.follow,
+        software_tpm,
+        deadline: config.deadline,
+        on_deadline: config.on_deadline,
+    };
+    let guard = Guard::start(Arc::clone(&checker), group, &settings).map_err(cannot_guard)?;
     // Only now, for the same reason.
     runtime.write_state(false).map_err(Failure::failed)?;
     let guard = Arc::new(Mutex::new(Some(Arc::new(guard))));
@@ -252,6 +261,8 @@ fn cannot_guard(error: GuardError) -> Failure {
             .next("run as root (CAP_SYS_ADMIN), on a kernel with CONFIG_FANOTIFY_ACCESS_PERMISSIONS"),
         GuardError::Path { .. } => Failure::failed(&error),
         GuardError::Pseudo { .. } => Failure::usage(&error).next("name a directory of a file system that holds files"),
+        GuardError::Taken { .. } => Failure::failed(&error)
+            .next("two guards of one file system would wait for each other: end the other one first"),
         GuardError::Thread(_) => Failure::failed(&error),
     }
 }

@@ -462,8 +462,9 @@ fn a_program_from_before_a_replacement_excuses_no_interpreter_after_it() {
 }
 
 #[test]
-fn a_file_system_is_guarded_by_the_next_policy_too_when_another_is_mounted_over_it() {
-    let mut scratch = scratch!("a_file_system_is_guarded_by_the_next_policy_too_when_another_is_mounted_over_it");
+fn the_next_policy_is_for_a_file_system_that_is_mounted_over_and_for_what_is_mounted_over_it() {
+    let mut scratch =
+        scratch!("the_next_policy_is_for_a_file_system_that_is_mounted_over_and_for_what_is_mounted_over_it");
     scratch.data("data", 0);
     settle();
     let beside = scratch.path("beside");
@@ -474,8 +475,8 @@ fn a_file_system_is_guarded_by_the_next_policy_too_when_another_is_mounted_over_
     let policy = write_policy(&scratch, "files", "appraise func=FILE_CHECK appraise_type=imasig\n");
     let loaded = load(&scratch, &[&policy]);
     let refused = !opens(&beside.join("data"));
-    fs::write(scratch.on("above"), "not watched\n").unwrap();
-    let above = opens(&scratch.on("above"));
+    fs::write(scratch.on("above"), "on what the named directory holds now\n").unwrap();
+    let above = !opens(&scratch.on("above"));
     must(command("umount").arg(&scratch.mnt));
     scratch.stop();
     must(command("umount").arg(&beside));

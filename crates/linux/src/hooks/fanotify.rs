@@ -12,30 +12,42 @@
 //! and of the end of the last writer.
 
 mod changes;
+mod claim;
+mod follow;
 mod judge;
+mod lanes;
 mod leases;
 mod let_pass;
+mod marked;
 mod question;
+mod superblocks;
 
+use self::follow::Follower;
+pub use self::follow::{Follow, Unwatched};
+use self::lanes::Reader;
 use self::leases::Leases;
-use self::question::Question;
-use super::workers::{Service, Workers};
-use crate::mounts::{self, Filesystem};
-use crate::sys::fanotify::{ChangeGroup, EventBuffer, Mask, PermissionEvent, PermissionGroup};
+use self::marked::Marked;
+use self::question::{Asked, Progress, Unanswered, UnderWay};
+use self::superblocks::{Superblock, Superblocks};
+use super::latency::Latency;
+use super::workers::Workers;
+use crate::mounts::Filesystem;
+use crate::sys::fanotify::{ChangeGroup, Mask, PermissionGroup};
 use crate::sys::{lease, process as threads};
-use imara_engine::active_policy::{ActivePolicy, decide_alike};
+use imara_engine::active_policy::{ActivePolicy, decide_alike, has_something_done};
 use imara_engine::cache::{InodeId, Stamp};
 use imara_engine::check::Checker;
-use imara_engine::policy::{CompiledPolicy, FileFacts};
+use imara_engine::policy::CompiledPolicy;
 use imara_format::policy::Func;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// From this size on a file is large, in bytes.
 const LARGE: u64 = 64 << 20;
@@ -43,9 +55,36 @@ const LARGE: u64 = 64 << 20;
 const LARGE_THREADS: usize = 2;
 /// Large files that may wait.
 const LARGE_QUEUE: usize = 4096;
+/// Threads for all others, at most.
+const MOST_THREADS: usize = 64;
 
 /// Leases held at most, as a share of the open files that we may have.
 const LEASE_SHARE: u64 = 4;
+
+/// What the guard is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directories whose file systems are watched.
+    pub directories: Vec<PathBuf>,
+    /// Which others are.
+    pub follow: Follow,
+    /// The software TPM's process, whose accesses pass; 0 for none.
+    pub software_tpm: i32,
+    /// After how long without anything moving a decision is overdue; `None` for never.
+    pub deadline: Option<Duration>,
+    /// What an overdue decision comes to.
+    pub on_deadline: Overdue,
+}
+
+/// What an overdue decision comes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overdue {
+    /// In enforce mode, a refusal.
+    #[default]
+    Refuse,
+    /// The access goes on.
+    Allow,
+}
 
 /// Why the guard cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +109,14 @@ pub enum GuardError {
         /// The file system's type.
         kind: String,
     },
+    /// Another guard watches this file system already.
+    #[error("{path}: another guard (process {pid}) watches this file system already")]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+        /// Its process.
+        pid: String,
+    },
     /// A thread could not be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[source] io::Error),
@@ -90,17 +137,29 @@ pub struct Counters {
     pub leases_broken: AtomicU64,
     /// Events that the kernel could not hand over; it has refused these accesses itself.
     pub lost: AtomicU64,
+    /// Decisions that were overdue.
+    pub overdue: AtomicU64,
+    /// Queues that were too full to take an event.
+    pub overflows: AtomicU64,
+    /// File systems that were taken under watch.
+    pub followed: AtomicU64,
+    /// How long events waited for their answers.
+    pub latency: Latency,
 }
 
 /// The guard, from the moment that the first file system is watched until it is stopped.
 pub struct Guard {
     shared: Arc<Shared>,
-    workers: Mutex<Option<Workers<Shared>>>,
+    workers: Mutex<Option<Workers<Reader>>>,
     threads: Mutex<Vec<(i32, JoinHandle<()>)>>,
+    /// How many events had come when it was last asked whether it gets on.
+    seen: AtomicU64,
 }
 
 struct Shared {
-    group: PermissionGroup,
+    group: Arc<PermissionGroup>,
+    /// Tells of changed attributes, where the kernel can.
+    changes: Option<ChangeGroup>,
     checker: Arc<Checker>,
     own: i32,
     /// Our own program's device and inode.
@@ -108,16 +167,24 @@ struct Shared {
     software_tpm: AtomicI32,
     /// Tells when the software TPM has ended, after which its number may be another's.
     software_tpm_process: Option<OwnedFd>,
-    watched: Vec<Watched>,
-    filesystems: RwLock<HashMap<u64, Arc<Filesystem>>>,
-    /// Files that a thread is deciding on, with the events that came meanwhile.
-    under_way: Mutex<HashMap<InodeId, VecDeque<PermissionEvent>>>,
+    superblocks: Superblocks,
+    /// File systems that are being marked, whose answers come from somebody else; and those that could not be.
+    starting: Mutex<HashSet<u64>>,
+    refused_foreign: Mutex<HashMap<u64, Unwatched>>,
+    unwatched: Mutex<Vec<Unwatched>>,
+    begun: Instant,
+    deadline: Option<Duration>,
+    on_deadline: Overdue,
+    unanswered: Unanswered,
+    under_way: UnderWay,
     /// Files that programs which passed named as their interpreter, in the state they had then.
-    interpreters: Mutex<HashMap<InodeId, Stamp>>,
+    interpreters: RwLock<HashMap<InodeId, Stamp>>,
     /// Large files, for threads of their own: hashing them must not keep the others from small ones.
-    large: Mutex<SyncSender<PermissionEvent>>,
+    large: Mutex<SyncSender<Arc<Asked>>>,
+    large_progress: Arc<Progress>,
     leases: Mutex<Leases>,
     lease_thread: AtomicI32,
+    marked: Marked,
     /// Grows when all marks are dropped; a decision from before sets none. Marks and interpreters are set under the read
     /// lock.
     generation: RwLock<u64>,
@@ -127,13 +194,6 @@ struct Shared {
     ask_always: AtomicBool,
     stopping: AtomicBool,
     counters: Counters,
-    buffer: Mutex<EventBuffer>,
-}
-
-struct Watched {
-    path: PathBuf,
-    directory: OwnedFd,
-    changes: Option<ChangeGroup>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -142,85 +202,75 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Guard {
-    /// Watches the file systems that hold `directories` from now on. Events of `software_tpm` (a process; 0 for none) pass.
+    /// Watches what `settings` say from now on. Events come through `group`.
     ///
     /// # Errors
     /// [`GuardError`]; nothing is watched then.
-    pub fn start(checker: Arc<Checker>, directories: &[PathBuf], software_tpm: i32) -> Result<Self, GuardError> {
+    pub fn start(checker: Arc<Checker>, group: PermissionGroup, settings: &Settings) -> Result<Self, GuardError> {
         lease::block_signals();
         let files = threads::raise_file_limit();
-        let group = PermissionGroup::open().map_err(GuardError::Fanotify)?;
-        let mut watched: Vec<Watched> = Vec::new();
-        let mut filesystems = HashMap::new();
-        for path in directories {
-            let error = |error| GuardError::Path { path: path.clone(), error };
-            let directory = mounts::open_directory(path).map_err(error)?;
-            let device = rustix::fs::fstat(&directory).map_err(|number| error(number.into()))?.st_dev;
-            if filesystems.contains_key(&device) {
-                continue;
-            }
-            let filesystem = mounts::filesystem_of(directory.as_fd()).map_err(error)?;
-            if mounts::is_pseudo(&filesystem.name) {
-                return Err(GuardError::Pseudo { path: path.clone(), kind: filesystem.name });
-            }
-            // Without file handles changes of attributes are not told, so that nothing can be let pass unasked.
-            let changes = ChangeGroup::open().and_then(|group| group.watch_filesystem(path).map(|()| group)).ok();
-            filesystems.insert(device, Arc::new(filesystem));
-            watched.push(Watched { path: path.clone(), directory, changes });
-        }
         let (large, large_receiver) = sync_channel(LARGE_QUEUE);
-        let software_tpm_process = rustix::process::Pid::from_raw(software_tpm)
+        let software_tpm_process = rustix::process::Pid::from_raw(settings.software_tpm)
             .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
         let shared = Arc::new(Shared {
-            group,
-            large: Mutex::new(large),
-            software_tpm_process,
+            group: Arc::new(group),
+            // Without file handles changes of attributes are not told, so that nothing can be let pass unasked.
+            changes: ChangeGroup::open().ok(),
             checker,
             own: std::process::id().cast_signed(),
             program: rustix::fs::stat("/proc/self/exe").ok().map(|stat| (stat.st_dev, stat.st_ino)),
-            software_tpm: AtomicI32::new(software_tpm),
-            watched,
-            filesystems: RwLock::new(filesystems),
-            under_way: Mutex::default(),
-            interpreters: Mutex::default(),
+            software_tpm: AtomicI32::new(settings.software_tpm),
+            software_tpm_process,
+            superblocks: Superblocks::default(),
+            starting: Mutex::default(),
+            refused_foreign: Mutex::default(),
+            unwatched: Mutex::default(),
+            begun: Instant::now(),
+            deadline: settings.deadline,
+            on_deadline: settings.on_deadline,
+            unanswered: Unanswered::default(),
+            under_way: UnderWay::default(),
+            interpreters: RwLock::default(),
+            large: Mutex::new(large),
+            large_progress: Arc::default(),
             leases: Mutex::new(Leases::new((files / LEASE_SHARE).min(1 << 16) as usize)),
             lease_thread: AtomicI32::new(0),
+            marked: Marked::default(),
             generation: RwLock::new(0),
             replacing: Mutex::default(),
             ask_always: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             counters: Counters::default(),
-            buffer: Mutex::new(EventBuffer::new(32)),
         });
-        let guard = Self { shared: Arc::clone(&shared), workers: Mutex::default(), threads: Mutex::default() };
+        let guard = Self {
+            shared: Arc::clone(&shared),
+            workers: Mutex::default(),
+            threads: Mutex::default(),
+            seen: AtomicU64::new(0),
+        };
         // Known before the first lease can be taken: one without an owner would keep its writer waiting.
-        let lease_thread = guard.start_thread("leases", Shared::watch_leases)?;
+        let lease_thread = guard.start_thread("leases", |shared| shared.watch_leases())?;
         shared.lease_thread.store(lease_thread, Ordering::SeqCst);
         let large_events = Arc::new(Mutex::new(large_receiver));
         for _ in 0..LARGE_THREADS {
             let events = Arc::clone(&large_events);
             guard.start_thread("large", move |shared| shared.judge_large(&events))?;
         }
-        let (sender, receiver) = sync_channel(1024);
+        let (labels, receiver) = sync_channel(1024);
         guard.start_thread("labels", move |shared| shared.refresh_labels(&receiver))?;
-        for index in 0..shared.watched.len() {
-            let labels = sender.clone();
-            guard.start_thread("changes", move |shared| shared.watch_changes(index, &labels))?;
-        }
+        guard.start_thread("changes", move |shared| shared.watch_changes(&labels))?;
+        guard.start_thread("deadline", |shared| shared.keep_time())?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let workers = Workers::start(Arc::clone(&shared), cores.max(2) * 2, 64).map_err(GuardError::Thread)?;
+        let reader = Arc::new(Reader::new(&shared, &shared.group, 32));
+        let workers = Workers::start(reader, cores.max(2) * 2, MOST_THREADS).map_err(GuardError::Thread)?;
         *lock(&guard.workers) = Some(workers);
         // Threads first: from the first mark on somebody must answer.
-        for watched in &shared.watched {
-            shared
-                .group
-                .watch_filesystem(watched.directory.as_fd(), shared.wanted(&shared.checker.policy()))
-                .map_err(|error| GuardError::Path { path: watched.path.clone(), error })?;
-        }
+        let follower = Follower::start(&shared, &settings.directories, settings.follow)?;
+        guard.start_thread("mounts", |shared| follower.run(shared))?;
         Ok(guard)
     }
 
-    fn start_thread(&self, name: &str, body: impl FnOnce(&Shared) + Send + 'static) -> Result<i32, GuardError> {
+    fn start_thread(&self, name: &str, body: impl FnOnce(&Arc<Shared>) + Send + 'static) -> Result<i32, GuardError> {
         let shared = Arc::clone(&self.shared);
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -241,26 +291,50 @@ impl Guard {
         &self.shared.counters
     }
 
-    /// The file systems watched, with where they were named.
+    /// The file systems watched, with where they can be found.
     pub fn filesystems(&self) -> Vec<(PathBuf, Arc<Filesystem>)> {
-        self.shared
-            .watched
+        let mut all: Vec<_> = self
+            .shared
+            .superblocks
+            .all()
             .iter()
-            .filter_map(|watched| {
-                let filesystem = self.shared.filesystem(watched.directory.as_fd()).ok()?;
-                Some((watched.path.clone(), filesystem))
+            .map(|superblock| {
+                let path = superblock.path().unwrap_or_else(|| superblock.filesystem.mount_point.clone());
+                (path, Arc::clone(&superblock.filesystem))
             })
-            .collect()
+            .collect();
+        all.sort_by(|one, other| one.0.cmp(&other.0));
+        all
+    }
+
+    /// What should be watched and is not.
+    pub fn unwatched(&self) -> Vec<Unwatched> {
+        lock(&self.shared.unwatched).clone()
+    }
+
+    /// How many events wait for an answer now.
+    pub fn waiting(&self) -> usize {
+        self.shared.unanswered.len()
+    }
+
+    /// Whether events are read and answered: none waits to be read that waited when this was last asked already without any
+    /// having come meanwhile, and none is long overdue.
+    pub fn gets_on(&self) -> bool {
+        let events = self.shared.counters.events.load(Ordering::Relaxed);
+        let idle = self.seen.swap(events, Ordering::Relaxed) == events;
+        let stuck = idle && self.shared.group.is_pending().unwrap_or(false);
+        let late = self.shared.deadline.is_some_and(|deadline| self.shared.longest_standstill() > 3 * deadline);
+        !stuck && !late
     }
 
     /// Whether this device's file system is watched.
     pub fn watches(&self, device: u64) -> bool {
-        self.shared.filesystems.read().unwrap_or_else(PoisonError::into_inner).contains_key(&device)
+        self.shared.superblocks.known(device).is_some()
     }
 
     /// How many read leases are held.
     pub fn leases(&self) -> usize {
-        lock(&self.shared.leases).held.len()
+        lock(&self.shared.leases).len()
     }
 
     /// Asks again about everything that was let pass: what is allowed has changed (the mode, the policy, the keys).
@@ -283,33 +357,35 @@ impl Guard {
             return Err(io::Error::other("the guard is ending"));
         }
         let before = shared.checker.policy();
-        let (asked, to_ask) = (shared.wanted(&before), shared.wanted(&policy));
-        let undo = |added: &[Watched]| {
-            for watched in added {
+        let undo = |superblocks: &[Arc<Superblock>]| {
+            for superblock in superblocks {
                 // What is asked about needlessly costs time and nothing else.
-                let _ = shared.group.unwatch_filesystem(watched.directory.as_fd(), to_ask.without(asked));
+                let (asked, to_ask) = (shared.wanted_on(&before, superblock), shared.wanted_on(&policy, superblock));
+                let _ = shared.unwatch(superblock, to_ask.without(asked));
             }
         };
-        for (index, watched) in shared.watched.iter().enumerate() {
-            if let Err(error) = shared.group.watch_filesystem(watched.directory.as_fd(), to_ask) {
-                undo(&shared.watched[..index]);
+        let superblocks = shared.superblocks.all();
+        for (index, superblock) in superblocks.iter().enumerate() {
+            if let Err(error) = shared.ask_about(superblock, shared.wanted_on(&policy, superblock)) {
+                undo(&superblocks[..index]);
                 return Err(error);
             }
         }
-        // Held until the policy is replaced: a subvolume that is met for the first time waits, and is judged by the new one.
-        let filesystems = shared.filesystems.read().unwrap_or_else(PoisonError::into_inner);
-        let asked_again = !filesystems.values().all(|filesystem| alike_on(filesystem, &before, &policy));
-        shared.checker.replace_policy(policy);
-        drop(filesystems);
+        // Held until the policy is replaced: a file system that is met for the first time waits, and is judged by the new one.
+        let held = shared.superblocks.hold();
+        let asked_again = !held.values().all(|superblock| alike_on(superblock, &before, &policy));
+        shared.checker.replace_policy(Arc::clone(&policy));
+        drop(held);
         if asked_again && let Err(error) = self.ask_again_all() {
-            shared.checker.replace_policy(before);
+            shared.checker.replace_policy(Arc::clone(&before));
             // Marks that the new policy may have set meanwhile go with the generation.
             let _ = self.ask_again_all();
-            undo(&shared.watched);
+            undo(&superblocks);
             return Err(error);
         }
-        for watched in &shared.watched {
-            let _ = shared.group.unwatch_filesystem(watched.directory.as_fd(), asked.without(to_ask));
+        for superblock in &superblocks {
+            let (asked, to_ask) = (shared.wanted_on(&before, superblock), shared.wanted_on(&policy, superblock));
+            let _ = shared.unwatch(superblock, asked.without(to_ask));
         }
         Ok(Replaced { before, asked_again })
     }
@@ -326,12 +402,13 @@ impl Guard {
             // Nobody would answer.
             return Err(io::Error::other("the guard is ending"));
         }
-        let extra = EVERYTHING.without(wanted(&shared.checker.policy()));
+        let superblocks = shared.superblocks.all();
         let stop = || {
             shared.ask_always.store(false, Ordering::SeqCst);
-            for watched in shared.watched.iter().filter(|_| !extra.is_none()) {
+            for superblock in &superblocks {
                 // What is asked about needlessly costs time and nothing else.
-                let _ = shared.group.unwatch_filesystem(watched.directory.as_fd(), extra);
+                let extra = EVERYTHING.without(shared.wanted_on(&shared.checker.policy(), superblock));
+                let _ = shared.unwatch(superblock, extra);
             }
         };
         if !always {
@@ -339,8 +416,11 @@ impl Guard {
             return Ok(());
         }
         shared.ask_always.store(true, Ordering::SeqCst);
-        let watch = |watched: &Watched| shared.group.watch_filesystem(watched.directory.as_fd(), EVERYTHING);
-        shared.watched.iter().try_for_each(watch).and_then(|()| self.ask_again_all()).inspect_err(|_| stop())
+        superblocks
+            .iter()
+            .try_for_each(|superblock| shared.ask_about(superblock, EVERYTHING))
+            .and_then(|()| self.ask_again_all())
+            .inspect_err(|_| stop())
     }
 
     /// Watches no longer. Tasks that wait for an answer go on, unless their file is being read: that cannot be judged any
@@ -350,25 +430,37 @@ impl Guard {
         shared.stopping.store(true, Ordering::SeqCst);
         // Whoever replaces the policy is done with it, or finds that there is nothing left to replace.
         let _none_replaces = lock(&shared.replacing);
-        for watched in &shared.watched {
-            // The group is closed next, which takes every mark away.
-            let _ = shared.group.unwatch_filesystem(watched.directory.as_fd(), shared.wanted(&shared.checker.policy()));
-        }
-        if let Some(workers) = lock(&self.workers).take() {
-            workers.stop();
-        }
-        for (tid, thread) in lock(&self.threads).drain(..) {
-            while !thread.is_finished() {
-                // It may have ended meanwhile.
-                let _ = threads::interrupt(tid);
-                std::thread::sleep(std::time::Duration::from_millis(2));
+        // The group is closed next, which takes every mark away.
+        let _ = shared.group.unwatch_everything();
+        let foreign: Vec<_> =
+            shared.superblocks.all().iter().filter_map(|superblock| superblock.lane.clone()).collect();
+        std::thread::scope(|scope| {
+            for lane in &foreign {
+                scope.spawn(|| lane.stop());
             }
-            // A thread that panicked has told so.
-            let _ = thread.join();
+            if let Some(workers) = lock(&self.workers).take() {
+                workers.stop();
+            }
+        });
+        let mut threads: Vec<_> = lock(&self.threads).drain(..).collect();
+        let begun = Instant::now();
+        while !threads.is_empty() && begun.elapsed() < FAREWELL {
+            for (_, thread) in threads.extract_if(.., |(_, thread)| thread.is_finished()) {
+                // A thread that panicked has told so.
+                let _ = thread.join();
+            }
+            for (tid, _) in &threads {
+                // It may have ended meanwhile.
+                let _ = threads::interrupt(*tid);
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
         shared.release_all_leases();
     }
 }
+
+/// How long it is waited for threads that the kernel does not let go.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// What replacing a policy did.
 pub struct Replaced {
@@ -384,101 +476,68 @@ impl Drop for Guard {
     }
 }
 
-impl Service for Shared {
-    type Job = PermissionEvent;
-
-    fn read(&self, jobs: &mut VecDeque<PermissionEvent>) -> io::Result<()> {
-        // Only the leader reads, so nobody waits for this lock.
-        let mut buffer = lock(&self.buffer);
-        let result = self.group.read(&mut buffer, |event| {
-            self.counters.events.fetch_add(1, Ordering::Relaxed);
-            if self.is_exempt(event.tid) {
-                self.counters.exempt.fetch_add(1, Ordering::Relaxed);
-                // ENOENT: the thread was killed while it waited.
-                let _ = self.group.answer(event.file.as_fd(), true);
-            } else {
-                jobs.push_back(event);
-            }
-        });
-        if result.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
-            self.counters.lost.fetch_add(1, Ordering::Relaxed);
-            let number = result.as_ref().err().and_then(io::Error::raw_os_error);
-            if matches!(number, Some(libc::EMFILE | libc::ENFILE)) {
-                // Leases hold the most descriptors.
-                self.release_all_leases();
-            }
-        }
-        result
-    }
-
-    fn work(&self, event: PermissionEvent) {
-        let question = Question { event: Some(event), shared: self };
-        // A panic is a bug of ours; it must cost no more than this one answer, which the question's end gives.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.handle(question, false)));
-    }
-}
-
 impl Shared {
-    /// What is to be asked about while a policy is in force.
-    fn wanted(&self, policy: &CompiledPolicy) -> Mask {
-        if self.ask_always.load(Ordering::SeqCst) { EVERYTHING } else { wanted(policy) }
-    }
-
-    fn filesystem(&self, file: BorrowedFd<'_>) -> io::Result<Arc<Filesystem>> {
-        let device = rustix::fs::fstat(file)?.st_dev;
-        self.filesystem_of_device(device, file)
-    }
-
-    fn filesystem_of_device(&self, device: u64, file: BorrowedFd<'_>) -> io::Result<Arc<Filesystem>> {
-        if let Some(filesystem) = self.filesystems.read().unwrap_or_else(PoisonError::into_inner).get(&device) {
-            return Ok(Arc::clone(filesystem));
+    /// What is to be asked about on a file system while a policy is in force.
+    fn wanted_on(&self, policy: &CompiledPolicy, superblock: &Superblock) -> Mask {
+        if self.ask_always.load(Ordering::SeqCst) {
+            return EVERYTHING;
         }
-        // A subvolume, whose device number is its own.
-        let filesystem = Arc::new(mounts::filesystem_of(file)?);
-        let mut all = self.filesystems.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(all.entry(device).or_insert(filesystem)))
+        let does = |funcs: &[Func]| has_something_done(policy, funcs, &superblock.facts());
+        masked(does(&OPENED), does(&EXECUTED))
     }
 
-    /// A thread's life: decides on large files.
-    fn judge_large(&self, events: &Mutex<Receiver<PermissionEvent>>) {
+    /// The group that asks about a file system.
+    fn group_of<'a>(&'a self, superblock: &'a Superblock) -> &'a PermissionGroup {
+        superblock.lane.as_ref().map_or(&self.group, |lane| &lane.group)
+    }
+
+    /// Asks about `mask` on a file system as well. One that is gone is not asked about.
+    fn ask_about(&self, superblock: &Superblock, mask: Mask) -> io::Result<()> {
+        match superblock.named() {
+            Ok(named) => self.group_of(superblock).watch_filesystem(named.as_fd(), mask),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn unwatch(&self, superblock: &Superblock, mask: Mask) -> io::Result<()> {
+        if mask.is_none() {
+            return Ok(());
+        }
+        self.group_of(superblock).unwatch_filesystem(superblock.named()?.as_fd(), mask)
+    }
+
+    /// A thread's life: answers what is overdue, and lets go of what is no longer used.
+    fn keep_time(&self) {
+        let pause = self.deadline.map_or(Duration::from_secs(1), |deadline| deadline / 8);
+        let pause = pause.clamp(Duration::from_millis(20), Duration::from_secs(1));
         while !self.stopping.load(Ordering::Relaxed) {
-            let next = lock(events).recv_timeout(std::time::Duration::from_millis(200));
-            if let Ok(event) = next {
-                let question = Question { event: Some(event), shared: self };
-                // As in `work`.
-                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.handle(question, true)));
-            }
+            std::thread::sleep(pause);
+            self.answer_overdue();
+            self.superblocks.all().iter().for_each(|superblock| superblock.rest());
         }
     }
 }
 
 /// Whether both policies decide alike about every file of a file system, by every hook that comes from here.
-fn alike_on(filesystem: &Filesystem, one: &CompiledPolicy, other: &CompiledPolicy) -> bool {
-    const HOOKS: [Func; 5] =
-        [Func::FileCheck, Func::MmapCheck, Func::MmapCheckReqprot, Func::BprmCheck, Func::CredsCheck];
-    let facts = FileFacts {
-        owner: 0,
-        group: 0,
-        fsmagic: filesystem.magic,
-        fsname: &filesystem.name,
-        fs_subtype: &filesystem.subtype,
-        fsuuid: filesystem.uuid,
-    };
-    decide_alike(one, other, &HOOKS, &facts)
+fn alike_on(superblock: &Superblock, one: &CompiledPolicy, other: &CompiledPolicy) -> bool {
+    decide_alike(one, other, &[OPENED.as_slice(), &EXECUTED].concat(), &superblock.facts())
 }
+
+/// The hooks that an open stands for, and an execution.
+const OPENED: [Func; 3] = [Func::FileCheck, Func::MmapCheck, Func::MmapCheckReqprot];
+const EXECUTED: [Func; 2] = [Func::BprmCheck, Func::CredsCheck];
 
 /// All that can be asked.
 const EVERYTHING: Mask = Mask::OPEN.and(Mask::OPEN_EXEC);
 
-/// What a policy makes it necessary to be asked.
+/// What a policy makes it necessary to be asked, on whichever file system.
 fn wanted(policy: &CompiledPolicy) -> Mask {
     let wants = |funcs: &[Func]| funcs.iter().any(|func| policy.wants(*func));
-    let mut mask = Mask::NONE;
-    if wants(&[Func::FileCheck, Func::MmapCheck, Func::MmapCheckReqprot]) {
-        mask = mask.and(Mask::OPEN);
-    }
-    if wants(&[Func::BprmCheck, Func::CredsCheck]) || mask.is_none() {
-        mask = mask.and(Mask::OPEN_EXEC);
-    }
-    mask
+    masked(wants(&OPENED), wants(&EXECUTED))
+}
+
+fn masked(opened: bool, executed: bool) -> Mask {
+    let mask = if opened { Mask::OPEN } else { Mask::NONE };
+    // A file system that is asked about nothing could not be told from one that took its number.
+    if executed || mask.is_none() { mask.and(Mask::OPEN_EXEC) } else { mask }
 }

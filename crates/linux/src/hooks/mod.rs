@@ -1,4 +1,5 @@
 //! Where the kernel asks: permission events, and the threads that answer them.
 
 pub mod fanotify;
+pub mod latency;
 pub mod workers;

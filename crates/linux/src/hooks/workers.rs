@@ -6,8 +6,9 @@
 //!
 //! Hence leader and followers: the leader reads, answers what is exempt at once, and works on one event itself, waking
 //! followers only for what else has come. A watchdog looks every [`PATIENCE`] whether the leader is still on the same
-//! event; then it makes another thread the leader, so that reading goes on. When all threads that may be started are busy,
-//! the watchdog itself reads, answers what is exempt and queues the rest.
+//! event, or has not come back from reading although there is more to read (the kernel opens the file for us, which a file
+//! system can delay for ever); then it makes another thread the leader, so that reading goes on. When all threads that may be
+//! started are busy, the watchdog itself reads, answers what is exempt and queues the rest.
 
 use crate::sys;
 use std::collections::VecDeque;
@@ -23,6 +24,9 @@ pub const PATIENCE: Duration = Duration::from_millis(5);
 /// How long the watchdog looks on after the last event before it sleeps.
 const REST: Duration = Duration::from_secs(1);
 
+/// How long it is waited for threads that are to end: one that the kernel does not let go is left behind.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// What the threads do.
 pub trait Service: Send + Sync + 'static {
     /// One piece of work.
@@ -33,6 +37,12 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// EINTR ends the wait; any other error has been dealt with and is only told.
     fn read(&self, jobs: &mut VecDeque<Self::Job>) -> io::Result<()>;
+
+    /// Waits until there is something to read, or for so long, or until a signal comes.
+    fn wait(&self, most: Duration);
+
+    /// Whether there is something to read.
+    fn is_pending(&self) -> bool;
 
     /// Does one piece of work; it may block.
     fn work(&self, job: Self::Job);
@@ -48,10 +58,8 @@ struct Shared<S: Service> {
     service: Arc<S>,
     state: Mutex<State<S::Job>>,
     wake: Condvar,
-    watch: Condvar,
     /// Grows with every event that a leader starts and ends: odd while it works.
     leader_events: AtomicU64,
-    watched: AtomicBool,
     /// The watchdog's thread, once it runs.
     watchdog: AtomicI32,
     stopping: AtomicBool,
@@ -88,9 +96,7 @@ impl<S: Service> Workers<S> {
             service,
             state: Mutex::new(state),
             wake: Condvar::new(),
-            watch: Condvar::new(),
             leader_events: AtomicU64::new(0),
-            watched: AtomicBool::new(false),
             watchdog: AtomicI32::new(0),
             stopping: AtomicBool::new(false),
         });
@@ -107,7 +113,8 @@ impl<S: Service> Workers<S> {
         Ok(Self { shared, watchdog: Some(watchdog) })
     }
 
-    /// Ends all threads; work that is under way is finished, work that is queued is dropped.
+    /// Ends all threads; work that is under way is finished, work that is queued is dropped. A thread that does not come
+    /// back from the kernel is left behind.
     pub fn stop(mut self) {
         self.end();
     }
@@ -115,26 +122,20 @@ impl<S: Service> Workers<S> {
     fn end(&mut self) {
         let shared = &self.shared;
         shared.stopping.store(true, Ordering::SeqCst);
-        let threads = std::mem::take(&mut shared.lock().threads);
-        for (tid, thread) in threads {
-            // A signal that comes just before the wait begins is lost, hence again and again.
-            while !thread.is_finished() {
-                shared.wake.notify_all();
-                // It may have ended meanwhile.
-                let _ = sys::process::interrupt(tid);
-                std::thread::sleep(Duration::from_millis(2));
+        let mut threads = std::mem::take(&mut shared.lock().threads);
+        threads.extend(self.watchdog.take().map(|thread| (shared.watchdog.load(Ordering::SeqCst), thread)));
+        let begun = Instant::now();
+        while threads.iter().any(|(_, thread)| !thread.is_finished()) && begun.elapsed() < FAREWELL {
+            shared.wake.notify_all();
+            for (tid, _) in threads.iter().filter(|(_, thread)| !thread.is_finished()) {
+                // It may have ended meanwhile. A signal that comes just before the wait begins is lost, hence again and again.
+                let _ = sys::process::interrupt(*tid);
             }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for (_, thread) in threads.into_iter().filter(|(_, thread)| thread.is_finished()) {
             // A thread that panicked has told so.
             let _ = thread.join();
-        }
-        if let Some(watchdog) = self.watchdog.take() {
-            // It may be reading itself, when nobody else is left to.
-            while !watchdog.is_finished() {
-                shared.watch.notify_all();
-                let _ = sys::process::interrupt(shared.watchdog.load(Ordering::SeqCst));
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            let _ = watchdog.join();
         }
         shared.lock().queue.clear();
     }
@@ -204,20 +205,24 @@ impl<S: Service> Shared<S> {
             // What could not be read has been dealt with, and there is nobody to tell who could do more.
             let _ = self.service.read(&mut jobs);
             let Some(first) = jobs.pop_front() else {
+                if self.lock().turn != turn {
+                    return;
+                }
                 continue;
             };
-            if !jobs.is_empty() {
-                let mut state = self.lock();
-                let more = jobs.len().min(state.idle);
+            let mut state = self.lock();
+            if state.turn != turn {
+                // Another one leads by now.
+                state.queue.push_back(first);
                 state.queue.append(&mut jobs);
-                drop(state);
-                for _ in 0..more {
-                    self.wake.notify_one();
-                }
+                return;
             }
             self.leader_events.fetch_add(1, Ordering::SeqCst);
-            if !self.watched.swap(true, Ordering::SeqCst) {
-                self.watch.notify_one();
+            let more = jobs.len().min(state.idle);
+            state.queue.append(&mut jobs);
+            drop(state);
+            for _ in 0..more {
+                self.wake.notify_one();
             }
             self.service.work(first);
             let mut next = {
@@ -230,8 +235,8 @@ impl<S: Service> Shared<S> {
             };
             // What nobody took up while we worked is ours before we read on.
             while let Some(job) = next.queue.pop_front() {
-                drop(next);
                 self.leader_events.fetch_add(1, Ordering::SeqCst);
+                drop(next);
                 self.service.work(job);
                 next = self.lock();
                 if next.turn != turn {
@@ -244,45 +249,46 @@ impl<S: Service> Shared<S> {
 
     /// The watchdog's life.
     fn watch(self: &Arc<Self>) {
-        let mut state = self.lock();
+        let mut seen = 0;
         while !self.stopping() {
-            if !self.watched.load(Ordering::SeqCst) {
-                let (woken, _) = self.watch.wait_timeout(state, REST).unwrap_or_else(PoisonError::into_inner);
-                state = woken;
+            self.service.wait(REST);
+            if self.leader_events.load(Ordering::SeqCst) == seen && !self.service.is_pending() {
                 continue;
             }
-            let mut seen = self.leader_events.load(Ordering::SeqCst);
+            seen = self.leader_events.load(Ordering::SeqCst);
             let mut quiet = Instant::now();
-            drop(state);
+            let mut unread = false;
             while !self.stopping() {
                 std::thread::sleep(PATIENCE);
                 let now = self.leader_events.load(Ordering::SeqCst);
                 if now != seen {
-                    seen = now;
-                    quiet = Instant::now();
+                    (seen, quiet, unread) = (now, Instant::now(), false);
                 } else if now % 2 == 1 {
                     self.replace_leader(now);
+                } else if self.service.is_pending() {
+                    // Twice in a row: the leader may just be about to read it.
+                    if unread {
+                        self.replace_leader(now);
+                    }
+                    unread = !unread;
                 } else if !self.find_leader(self.lock()) && quiet.elapsed() > REST {
                     break;
                 }
             }
-            self.watched.store(false, Ordering::SeqCst);
-            if self.leader_events.load(Ordering::SeqCst) != seen {
-                // An event that began just now has found itself watched.
-                self.watched.store(true, Ordering::SeqCst);
-            }
-            state = self.lock();
         }
     }
 
-    /// The leader has been on one event for too long: somebody else reads on.
+    /// The leader has been on one event for too long, or does not come back from reading: somebody else reads on.
     fn replace_leader(self: &Arc<Self>, seen: u64) {
         let mut state = self.lock();
         if self.leader_events.load(Ordering::SeqCst) != seen || !state.leading {
+            self.find_leader(state);
             return;
         }
-        // Now even: nobody is under way as the leader.
-        self.leader_events.fetch_add(1, Ordering::SeqCst);
+        if seen % 2 == 1 {
+            // Now even: nobody is under way as the leader.
+            self.leader_events.fetch_add(1, Ordering::SeqCst);
+        }
         state.turn += 1;
         state.leading = false;
         self.find_leader(state);
@@ -342,47 +348,72 @@ mod tests {
         Exempt(Sender<()>),
         /// What one read brings.
         Together(Vec<Piece>),
+        /// Holds up whoever reads it until told.
+        Unreadable(Receiver<()>),
     }
 
+    #[derive(Default)]
     struct Bench {
-        pieces: Mutex<Receiver<Piece>>,
+        pieces: Mutex<VecDeque<Piece>>,
+        come: Condvar,
         done: Mutex<Vec<u32>>,
+    }
+
+    impl Bench {
+        fn send(&self, piece: Piece) {
+            self.pieces.lock().unwrap().push_back(piece);
+            self.come.notify_all();
+        }
+
+        fn next(&self) -> Option<Piece> {
+            let pieces = self.pieces.lock().unwrap();
+            let none = |pieces: &mut VecDeque<Piece>| pieces.is_empty();
+            self.come.wait_timeout_while(pieces, Duration::from_millis(20), none).unwrap().0.pop_front()
+        }
     }
 
     impl Service for Bench {
         type Job = Piece;
 
         fn read(&self, jobs: &mut VecDeque<Piece>) -> io::Result<()> {
-            let piece = self.pieces.lock().unwrap().recv_timeout(Duration::from_millis(20));
-            match piece {
-                Ok(Piece::Exempt(answer)) => answer.send(()).unwrap(),
-                Ok(Piece::Together(pieces)) => jobs.extend(pieces),
-                Ok(piece) => jobs.push_back(piece),
-                Err(_) => return Err(io::ErrorKind::Interrupted.into()),
+            match self.next() {
+                Some(Piece::Exempt(answer)) => answer.send(()).unwrap(),
+                Some(Piece::Together(pieces)) => jobs.extend(pieces),
+                // Whoever holds it may be gone by the end.
+                Some(Piece::Unreadable(go)) => drop(go.recv()),
+                Some(piece) => jobs.push_back(piece),
+                None => return Err(io::ErrorKind::Interrupted.into()),
             }
             Ok(())
+        }
+
+        fn wait(&self, _: Duration) {
+            let pieces = self.pieces.lock().unwrap();
+            let none = |pieces: &mut VecDeque<Piece>| pieces.is_empty();
+            drop(self.come.wait_timeout_while(pieces, Duration::from_millis(20), none).unwrap());
+        }
+
+        fn is_pending(&self) -> bool {
+            !self.pieces.lock().unwrap().is_empty()
         }
 
         fn work(&self, job: Piece) {
             match job {
                 Piece::Quick(number) => self.done.lock().unwrap().push(number),
                 Piece::Slow(go) => go.recv().unwrap(),
-                Piece::Exempt(_) | Piece::Together(_) => unreachable!("dealt with by the reader"),
+                Piece::Exempt(_) | Piece::Together(_) | Piece::Unreadable(_) => {
+                    unreachable!("dealt with by the reader")
+                }
             }
         }
     }
 
-    fn bench() -> (Sender<Piece>, Arc<Bench>) {
-        let (sender, receiver) = channel();
-        (sender, Arc::new(Bench { pieces: Mutex::new(receiver), done: Mutex::default() }))
-    }
-
     #[test]
     fn every_piece_of_work_is_done() {
-        let (sender, bench) = bench();
+        let bench = Arc::new(Bench::default());
         let workers = Workers::start(Arc::clone(&bench), 3, 3).unwrap();
         for number in 0..1000 {
-            sender.send(Piece::Quick(number)).unwrap();
+            bench.send(Piece::Quick(number));
         }
         let start = Instant::now();
         while bench.done.lock().unwrap().len() < 1000 && start.elapsed() < Duration::from_secs(20) {
@@ -396,22 +427,22 @@ mod tests {
 
     #[test]
     fn reading_goes_on_when_every_thread_is_held_up() {
-        let (sender, bench) = bench();
+        let bench = Arc::new(Bench::default());
         let workers = Workers::start(Arc::clone(&bench), 2, 4).unwrap();
         let mut held = Vec::new();
         // More than there can be threads: the rest stays queued.
         for _ in 0..8 {
             let (go, wait) = channel();
-            sender.send(Piece::Slow(wait)).unwrap();
+            bench.send(Piece::Slow(wait));
             held.push(go);
         }
         let (answer, answered) = channel();
-        sender.send(Piece::Exempt(answer)).unwrap();
+        bench.send(Piece::Exempt(answer));
         answered.recv_timeout(Duration::from_secs(20)).expect("what is exempt is answered though all others wait");
         for go in held {
             go.send(()).unwrap();
         }
-        sender.send(Piece::Quick(7)).unwrap();
+        bench.send(Piece::Quick(7));
         let start = Instant::now();
         while bench.done.lock().unwrap().is_empty() && start.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(5));
@@ -421,9 +452,49 @@ mod tests {
     }
 
     #[test]
+    fn reading_goes_on_when_reading_itself_holds_up_the_reader() {
+        let bench = Arc::new(Bench::default());
+        let workers = Workers::start(Arc::clone(&bench), 2, 8).unwrap();
+        let mut held = Vec::new();
+        for round in 0..4 {
+            let (go, wait) = channel();
+            bench.send(Piece::Unreadable(wait));
+            held.push(go);
+            // Also after everybody has gone to sleep.
+            std::thread::sleep(if round == 2 { REST + Duration::from_millis(200) } else { Duration::ZERO });
+            let (answer, answered) = channel();
+            bench.send(Piece::Exempt(answer));
+            answered.recv_timeout(Duration::from_secs(20)).expect("somebody else reads on");
+        }
+        bench.send(Piece::Quick(7));
+        let start = Instant::now();
+        while bench.done.lock().unwrap().is_empty() && start.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(held);
+        workers.stop();
+        assert_eq!(*bench.done.lock().unwrap(), [7]);
+    }
+
+    #[test]
+    fn a_thread_that_does_not_come_back_is_left_behind() {
+        let bench = Arc::new(Bench::default());
+        let workers = Workers::start(Arc::clone(&bench), 2, 4).unwrap();
+        let (go, wait) = channel();
+        bench.send(Piece::Slow(wait));
+        while !bench.pieces.lock().unwrap().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let begun = Instant::now();
+        workers.stop();
+        assert!(begun.elapsed() < FAREWELL + Duration::from_secs(10));
+        go.send(()).unwrap();
+    }
+
+    #[test]
     fn reading_goes_on_when_those_who_could_lead_take_queued_work_that_holds_them_up() {
         for most in [4, 8, 64] {
-            let (sender, bench) = bench();
+            let bench = Arc::new(Bench::default());
             let workers = Workers::start(Arc::clone(&bench), 4, most).unwrap();
             let (held, pieces): (Vec<_>, Vec<_>) = (0..12)
                 .map(|_| {
@@ -431,10 +502,10 @@ mod tests {
                     (go, Piece::Slow(wait))
                 })
                 .unzip();
-            sender.send(Piece::Together(pieces)).unwrap();
+            bench.send(Piece::Together(pieces));
             for _ in 0..3 {
                 let (answer, answered) = channel();
-                sender.send(Piece::Exempt(answer)).unwrap();
+                bench.send(Piece::Exempt(answer));
                 answered
                     .recv_timeout(Duration::from_secs(20))
                     .expect("what is exempt is answered though all others wait");
@@ -442,7 +513,7 @@ mod tests {
             for go in held {
                 go.send(()).unwrap();
             }
-            sender.send(Piece::Quick(7)).unwrap();
+            bench.send(Piece::Quick(7));
             let start = Instant::now();
             while bench.done.lock().unwrap().is_empty() && start.elapsed() < Duration::from_secs(20) {
                 std::thread::sleep(Duration::from_millis(5));

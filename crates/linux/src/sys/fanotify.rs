@@ -19,9 +19,9 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const HEADER: usize = 24;
 /// Since Linux 5.19: an ignore mark that does not keep its inode in memory.
@@ -77,6 +77,15 @@ pub struct PermissionEvent {
     pub file: OwnedFd,
     /// The thread that asks, 0 when it is outside our pid namespace.
     pub tid: i32,
+}
+
+/// What a [`PermissionGroup`] tells.
+#[derive(Debug)]
+pub enum Told {
+    /// Somebody waits for an answer.
+    Asked(PermissionEvent),
+    /// The queue was full: the kernel has let accesses go on without asking.
+    Overflow,
 }
 
 /// Room for what one read returns.
@@ -148,6 +157,12 @@ enum Target<'a> {
     None,
 }
 
+/// What names a file in order to mark its inode or its file system, also where it was opened only to name it (`O_PATH`),
+/// which fanotify_mark(2) does not take.
+fn named(file: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
 fn init(flags: libc::c_uint) -> io::Result<OwnedFd> {
     // Not to wait: kernels that ask about FIFOs open them for us, which would wait for a writer.
     let event_flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_LARGEFILE | libc::O_CLOEXEC | libc::O_NOATIME;
@@ -172,12 +187,12 @@ impl PermissionGroup {
     }
 
     /// Asks to decide `mask` on the whole file system that holds this file or directory: by its descriptor, as another file
-    /// system may be mounted over its path meanwhile.
+    /// system may be mounted over its path meanwhile. The descriptor may be one that only names it (`O_PATH`).
     ///
     /// # Errors
     /// What fanotify_mark(2) says; EINVAL where the file system does not take such marks.
     pub fn watch_filesystem(&self, file: BorrowedFd<'_>, mask: Mask) -> io::Result<()> {
-        mark(&self.group, libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask.0, Target::Descriptor(file))
+        mark(&self.group, libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask.0, Target::Path(&named(file)))
     }
 
     /// Asks no longer for `mask` on that file system.
@@ -185,7 +200,29 @@ impl PermissionGroup {
     /// # Errors
     /// What fanotify_mark(2) says; ENOENT when it was not marked.
     pub fn unwatch_filesystem(&self, file: BorrowedFd<'_>, mask: Mask) -> io::Result<()> {
-        mark(&self.group, libc::FAN_MARK_REMOVE | libc::FAN_MARK_FILESYSTEM, mask.0, Target::Descriptor(file))
+        mark(&self.group, libc::FAN_MARK_REMOVE | libc::FAN_MARK_FILESYSTEM, mask.0, Target::Path(&named(file)))
+    }
+
+    /// Whether this group watches that file system. A number that names a file system can be another's after an unmount;
+    /// the mark goes with the file system itself.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says.
+    pub fn watches_filesystem(&self, file: BorrowedFd<'_>) -> io::Result<bool> {
+        // Takes away what is never asked for: ENOENT where there is no mark at all.
+        match self.unwatch_filesystem(file, Mask(libc::FAN_ACCESS_PERM)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether an event waits to be read.
+    ///
+    /// # Errors
+    /// What ioctl(2) says.
+    pub fn is_pending(&self) -> io::Result<bool> {
+        Ok(rustix::io::ioctl_fionread(&self.group)? > 0)
     }
 
     /// Lets `mask` on this inode pass without asking, until it is written to or truncated. The mark does not keep the
@@ -238,22 +275,39 @@ impl PermissionGroup {
         mark(&self.group, libc::FAN_MARK_FLUSH, 0, Target::None)
     }
 
-    /// Waits for events and appends them to `events`.
+    /// Waits for events and tells each.
     ///
     /// # Errors
     /// EINTR when a signal came. Any other error belongs to one event that could not be handed over (EMFILE, say); the
     /// kernel has then answered that event with a refusal.
-    pub fn read(&self, buffer: &mut EventBuffer, mut event: impl FnMut(PermissionEvent)) -> io::Result<()> {
+    pub fn read(&self, buffer: &mut EventBuffer, mut told: impl FnMut(Told)) -> io::Result<()> {
         let mut bytes = read_into(&self.group, buffer)?;
         while let Some(record) = split_record(bytes) {
             if record.fd >= 0 {
                 // SAFETY: the kernel has just opened it for us, so nothing else owns it.
                 let file = unsafe { OwnedFd::from_raw_fd(record.fd) };
-                event(PermissionEvent { mask: Mask(record.mask), file, tid: record.tid });
+                told(Told::Asked(PermissionEvent { mask: Mask(record.mask), file, tid: record.tid }));
+            } else if record.mask & libc::FAN_Q_OVERFLOW != 0 {
+                told(Told::Overflow);
             }
             bytes = record.rest;
         }
         Ok(())
+    }
+
+    /// Asks about nothing any more, on any file system: what could not be answered otherwise goes on.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says.
+    pub fn unwatch_everything(&self) -> io::Result<()> {
+        mark(&self.group, libc::FAN_MARK_FLUSH | libc::FAN_MARK_FILESYSTEM, 0, Target::None)?;
+        mark(&self.group, libc::FAN_MARK_FLUSH, 0, Target::None)
+    }
+
+    /// Lets every access go on whose event another process has read, has not answered, and knows by a descriptor below
+    /// `most`; how many there were.
+    pub fn let_go_on(&self, most: RawFd) -> usize {
+        (0..most).filter(|number| self.answer_number(*number, true).is_ok()).count()
     }
 
     /// Lets the access behind `file` go on, or fail with EPERM.
@@ -261,10 +315,11 @@ impl PermissionGroup {
     /// # Errors
     /// ENOENT when the task was killed meanwhile.
     pub fn answer(&self, file: BorrowedFd<'_>, allow: bool) -> io::Result<()> {
-        let response = libc::fanotify_response {
-            fd: file.as_raw_fd(),
-            response: if allow { libc::FAN_ALLOW } else { libc::FAN_DENY },
-        };
+        self.answer_number(file.as_raw_fd(), allow)
+    }
+
+    fn answer_number(&self, fd: RawFd, allow: bool) -> io::Result<()> {
+        let response = libc::fanotify_response { fd, response: if allow { libc::FAN_ALLOW } else { libc::FAN_DENY } };
         // SAFETY: reads the size of a plain struct from one.
         let written = unsafe {
             libc::write(self.group.as_raw_fd(), (&raw const response).cast(), size_of::<libc::fanotify_response>())
@@ -290,6 +345,8 @@ pub struct ChangeGroup {
 pub enum Change<'a> {
     /// Attributes or xattrs changed, or a descriptor open for writing and its writable mappings are gone.
     Inode {
+        /// The file system's identifier, as statvfs(3) gives it.
+        fsid: u64,
         /// The inode's handle.
         handle: FileHandle<'a>,
         /// Whether a writer went.
@@ -318,13 +375,23 @@ impl ChangeGroup {
         Ok(Self { group: init(flags)? })
     }
 
-    /// Watches the whole file system that holds `path`.
+    /// Watches the whole file system that holds this file or directory, which may be opened only to name it (`O_PATH`).
     ///
     /// # Errors
-    /// EXDEV, ENODEV or EOPNOTSUPP where the file system has no handles.
-    pub fn watch_filesystem(&self, path: &Path) -> io::Result<()> {
+    /// ENODEV or EOPNOTSUPP where the file system has no handles, EXDEV on a subvolume other than the topmost.
+    pub fn watch_filesystem(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         let mask = libc::FAN_ATTRIB | libc::FAN_CLOSE_WRITE;
-        mark(&self.group, libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask, Target::Path(path))
+        mark(&self.group, libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, mask, Target::Path(&named(file)))
+    }
+
+    /// Whether the file system with this device number is there and watched: what the kernel shows of the group's marks.
+    /// In doubt it is.
+    pub fn watches(&self, device: u64) -> bool {
+        // The kernel's own form of a device number: 12 bits and 20.
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let mark = format!("sdev:{:x} ", major << 20 | minor);
+        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.group.as_raw_fd()))
+            .map_or(true, |marks| marks.contains(&mark))
     }
 
     /// Waits for changes and tells each.
@@ -336,8 +403,8 @@ impl ChangeGroup {
         while let Some(record) = split_record(bytes) {
             if record.mask & libc::FAN_Q_OVERFLOW != 0 {
                 change(Change::Overflow);
-            } else if let Some(handle) = split_handle(record.information) {
-                change(Change::Inode { handle, writer_gone: record.mask & libc::FAN_CLOSE_WRITE != 0 });
+            } else if let Some((fsid, handle)) = split_handle(record.information) {
+                change(Change::Inode { fsid, handle, writer_gone: record.mask & libc::FAN_CLOSE_WRITE != 0 });
             }
             bytes = record.rest;
         }
@@ -345,11 +412,13 @@ impl ChangeGroup {
     }
 }
 
-/// The handle in a file identifier record.
-fn split_handle(information: &[u8]) -> Option<FileHandle<'_>> {
-    let length = usize::try_from(u32::from_ne_bytes(information.get(12..16)?.try_into().ok()?)).ok()?;
-    let kind = i32::from_ne_bytes(information.get(16..20)?.try_into().ok()?);
-    Some(FileHandle { kind, bytes: information.get(20..20 + length)? })
+/// The file system and the handle in a file identifier record.
+fn split_handle(information: &[u8]) -> Option<(u64, FileHandle<'_>)> {
+    let word = |at: usize| Some(u32::from_ne_bytes(information.get(at..at + 4)?.try_into().ok()?));
+    let fsid = u64::from(word(4)?) | u64::from(word(8)?) << 32;
+    let length = usize::try_from(word(12)?).ok()?;
+    let kind = word(16)?.cast_signed();
+    Some((fsid, FileHandle { kind, bytes: information.get(20..20 + length)? }))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod identity;
 pub mod inode;
 pub mod key;
 pub mod lease;
+pub mod namespace;
 pub mod process;
 pub mod secret_memory;
 pub mod verity;

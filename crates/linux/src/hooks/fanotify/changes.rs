@@ -1,19 +1,24 @@
 //! Changes of attributes and the end of the last writer, told by a second group: what was let pass is taken back.
 
-use super::{Shared, Watched, lock};
+use super::Shared;
+use super::superblocks::Superblock;
 use crate::opened::OpenedFile;
-use crate::sys::fanotify::{Change, EventBuffer};
-use crate::sys::identity;
+use crate::sys::fanotify::{Change, EventBuffer, FileHandle};
+use crate::sys::identity::{self, Handle};
 use imara_engine::cache::InodeId;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, PoisonError};
+
+/// A file whose label is to follow its content.
+pub(super) type Relabel = (Arc<Superblock>, Handle);
 
 impl Shared {
     /// A thread's life: takes back what was let pass when attributes change or the last writer goes.
-    pub(super) fn watch_changes(&self, index: usize, labels: &SyncSender<OwnedFd>) {
-        let Some(Watched { directory, changes: Some(changes), .. }) = self.watched.get(index) else {
+    pub(super) fn watch_changes(&self, labels: &SyncSender<Relabel>) {
+        let Some(changes) = &self.changes else {
             return;
         };
         let mut buffer = EventBuffer::new(256);
@@ -22,29 +27,9 @@ impl Shared {
             let _ = changes.read(&mut buffer, |change| {
                 self.counters.changes.fetch_add(1, Ordering::Relaxed);
                 match change {
-                    Change::Inode { handle, writer_gone } => {
-                        // Gone meanwhile: nobody opens it any more.
-                        let Ok(file) = identity::open_path(directory.as_fd(), handle.kind, handle.bytes) else {
-                            return;
-                        };
-                        let id =
-                            rustix::fs::fstat(&file).map(|stat| InodeId { device: stat.st_dev, inode: stat.st_ino });
-                        if let Ok(id) = id {
-                            self.checker.changed(id, writer_gone);
-                            lock(&self.interpreters).remove(&id);
-                            // It may have been deleted, and a descriptor of ours keeps its room taken.
-                            self.drop_lease(id);
-                        }
-                        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-                        // ENOENT, no mark, is no error; anything else cannot happen on a live group.
-                        let _ = self.group.ask_again(Path::new(&path));
-                        if writer_gone && id.is_ok_and(|id| self.checker.maintains(id)) {
-                            // Hashing takes time, and changes must not wait for it; where the queue is full the next
-                            // open sees to it.
-                            let _ = labels.try_send(file);
-                        }
-                    }
+                    Change::Inode { fsid, handle, writer_gone } => self.changed(fsid, &handle, writer_gone, labels),
                     Change::Overflow => {
+                        self.counters.overflows.fetch_add(1, Ordering::Relaxed);
                         self.checker.cache().clear();
                         let _ = self.ask_again_all();
                     }
@@ -53,19 +38,64 @@ impl Shared {
         }
     }
 
+    fn changed(&self, fsid: u64, handle: &FileHandle<'_>, writer_gone: bool, labels: &SyncSender<Relabel>) {
+        // Unmounted meanwhile: its marks are gone, or were taken back with it.
+        let Some(superblock) = self.superblocks.told_as(fsid) else {
+            return;
+        };
+        let open = || identity::open_path(superblock.directory()?.as_fd(), handle.kind, handle.bytes);
+        let mut named: Option<OwnedFd> = None;
+        let id = match superblock.inode_in(handle.kind, handle.bytes) {
+            Some(inode) => InodeId { device: superblock.device, inode },
+            // Gone meanwhile: nobody opens it any more.
+            None => {
+                let Ok(file) = open() else {
+                    return;
+                };
+                let Ok(stat) = rustix::fs::fstat(&file) else {
+                    return;
+                };
+                named = Some(file);
+                InodeId { device: stat.st_dev, inode: stat.st_ino }
+            }
+        };
+        self.checker.changed(id, writer_gone);
+        self.forget_interpreter(id);
+        // It may have been deleted, and a descriptor of ours keeps its room taken. The mark goes with the lease.
+        let leased = self.drop_lease(id);
+        if self.marked.remove(id)
+            && !leased
+            && let Some(file) = named.or_else(|| open().ok())
+        {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            // ENOENT, no mark, is no error; anything else cannot happen on a live group.
+            let _ = self.group.ask_again(Path::new(&path));
+        }
+        if writer_gone && self.checker.maintains(id) {
+            // Hashing takes time, and changes must not wait for it; where the queue is full the next open sees to it.
+            let handle = Handle { kind: handle.kind, bytes: handle.bytes.to_vec() };
+            let _ = labels.try_send((superblock, handle));
+        }
+    }
+
+    pub(super) fn forget_interpreter(&self, id: InodeId) {
+        let known = self.interpreters.read().unwrap_or_else(PoisonError::into_inner).contains_key(&id);
+        if known {
+            self.interpreters.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        }
+    }
+
     /// A thread's life: has digest labels follow what was written.
-    pub(super) fn refresh_labels(&self, files: &Receiver<OwnedFd>) {
+    pub(super) fn refresh_labels(&self, files: &Receiver<Relabel>) {
         while !self.stopping.load(Ordering::Relaxed) {
-            let Ok(named) = files.recv_timeout(std::time::Duration::from_millis(500)) else {
+            let Ok((superblock, handle)) = files.recv_timeout(std::time::Duration::from_millis(500)) else {
                 continue;
             };
             // Our own open passes. A file that cannot be read or labelled is judged as it is.
-            let path = format!("/proc/self/fd/{}", named.as_raw_fd());
-            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-            let Ok(file) = rustix::fs::open(path.as_str(), flags, rustix::fs::Mode::empty()) else {
+            let Ok(file) = superblock.open(&handle) else {
                 continue;
             };
-            if let Ok(opened) = OpenedFile::new(file.as_fd()) {
+            if let Ok(opened) = OpenedFile::on(file.as_fd(), Arc::clone(&superblock.filesystem)) {
                 let _ = self.checker.refresh(&opened);
             }
         }

@@ -1,21 +1,21 @@
 //! From an event to its answer: which of IMA's hooks it stands for, and what the engine says to them.
 
-use super::question::{Question, UnderWay};
+use super::question::{Asked, Question};
+use super::superblocks::Superblock;
 use super::{LARGE, Shared, lock};
-use crate::opened::{OpenedFile, OpeningTask, now, stamp};
+use crate::opened::{OpenedFile, OpeningTask, now, path_of, stamp};
 use crate::process::{self, Opening};
 use crate::sys::fanotify::Mask;
-use crate::sys::process as threads;
+use imara_engine::appraise::Cause;
+use imara_engine::audit::AuditRecord;
 use imara_engine::cache::InodeId;
-use imara_engine::check::{Access, File, Hook, Verdict};
+use imara_engine::check::{Access, File, Hook, Task, Verdict};
 use imara_format::policy::Func;
-use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, Stat};
-use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::TrySendError;
+use std::sync::mpsc::{Receiver, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 const MAY_EXEC: u8 = 1;
 const MAY_WRITE: u8 = 2;
@@ -23,24 +23,21 @@ const MAY_READ: u8 = 4;
 const MAY_APPEND: u8 = 8;
 
 impl Shared {
-    /// Ours and the software TPM's own accesses pass: whoever we wait for must not wait for us.
-    pub(super) fn is_exempt(&self, tid: i32) -> bool {
-        if threads::belongs_to(tid, self.own) {
-            return true;
-        }
-        let software_tpm = self.software_tpm.load(Ordering::Relaxed);
-        if software_tpm == 0 || !threads::belongs_to(tid, software_tpm) {
-            return false;
-        }
-        let alive = self.software_tpm_process.as_ref().is_some_and(|process| {
-            let mut ended = [PollFd::new(process, PollFlags::IN)];
-            let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            rustix::event::poll(&mut ended, Some(&at_once)) == Ok(0)
+    /// Records that an event was answered because nothing moved on it any more.
+    pub(super) fn tell_overdue(&self, asked: &Asked, allowed: bool) {
+        let task = OpeningTask::new(asked.event.tid);
+        let executes = asked.event.mask.contains(Mask::OPEN_EXEC);
+        self.checker.audit_sink().record(AuditRecord::Data {
+            func: if executes { Func::BprmCheck } else { Func::FileCheck },
+            cause: Cause::Overdue,
+            detail: "nothing moved on the decision for as long as `deadline` allows".into(),
+            task: task.identity(),
+            path: path_of(asked.event.file.as_fd()),
+            // Asking for its number could wait as well.
+            inode: InodeId { device: 0, inode: 0 },
+            rule: None,
+            denied: !allowed,
         });
-        if !alive {
-            self.software_tpm.store(0, Ordering::Relaxed);
-        }
-        alive
     }
 
     /// Whether it is this very program, run by somebody who may write labels: it reads files in order to label or judge
@@ -56,76 +53,95 @@ impl Shared {
             && program(&format!("/proc/{}/exe", task.tid)) == self.program
     }
 
+    /// Decides on one event, and on those for the same file or file system that wait for it.
     pub(super) fn handle(&self, mut question: Question<'_>, large_too: bool) {
-        let Some(event) = &question.event else {
+        let Some(asked) = &question.asked else {
             return;
         };
+        let event = &asked.event;
         let Ok(stat) = rustix::fs::fstat(&event.file) else {
+            return;
+        };
+        let Ok(superblock) = self.superblock(stat.st_dev, event.file.as_fd(), event.tid) else {
             return;
         };
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             // IMA looks at regular files alone, and no inode changes its type.
-            self.mark(event.file.as_fd(), Mask::OPEN.and(Mask::OPEN_EXEC));
+            if superblock.lane.is_none() {
+                self.mark(event.file.as_fd(), Mask::OPEN.and(Mask::OPEN_EXEC));
+            }
             question.answer(true);
             return;
         }
-        if !large_too && stat.st_size.cast_unsigned() > LARGE {
-            let sender = lock(&self.large).clone();
-            // Where too many wait already, the question's end answers it.
-            if let Some(event) = question.event.take()
-                && let Err(TrySendError::Full(event) | TrySendError::Disconnected(event)) = sender.try_send(event)
-            {
-                question.event = Some(event);
-            }
+        if !large_too && stat.st_size.cast_unsigned() > LARGE && superblock.lane.is_none() {
+            self.leave_to_others(question);
             return;
         }
-        let id = InodeId { device: stat.st_dev, inode: stat.st_ino };
-        {
-            let mut under_way = lock(&self.under_way);
-            if let Some(waiting) = under_way.get_mut(&id) {
-                waiting.extend(question.event.take());
-                return;
+        match superblock.enter(asked) {
+            Some(busy) => {
+                self.decide(question, &superblock, stat);
+                drop(busy);
             }
-            under_way.insert(id, VecDeque::new());
+            // Whoever leaves takes it up.
+            None => question.asked = None,
         }
-        let mut guard = UnderWay { id, shared: self, over: false };
-        self.judge(question, stat);
-        loop {
-            let next = {
-                let mut under_way = lock(&self.under_way);
-                match under_way.get_mut(&id).and_then(VecDeque::pop_front) {
-                    Some(event) => event,
-                    None => {
-                        under_way.remove(&id);
-                        guard.over = true;
-                        return;
-                    }
-                }
-            };
-            let question = Question { event: Some(next), shared: self };
-            if let Some(stat) = question.event.as_ref().and_then(|event| rustix::fs::fstat(&event.file).ok()) {
-                self.judge(question, stat);
+        while let Some((asked, busy)) = superblock.take_parked() {
+            let question = Question { asked: Some(asked), shared: self };
+            if let Some(stat) = question.asked.as_ref().and_then(|asked| rustix::fs::fstat(&asked.event.file).ok()) {
+                self.decide(question, &superblock, stat);
+            }
+            drop(busy);
+        }
+    }
+
+    /// Leaves a large file to the threads for these.
+    fn leave_to_others(&self, mut question: Question<'_>) {
+        let sender = lock(&self.large).clone();
+        let Some(asked) = question.asked.take() else {
+            return;
+        };
+        asked.follow(&self.large_progress);
+        // Where too many wait already, the question's end answers it.
+        if let Err(TrySendError::Full(asked) | TrySendError::Disconnected(asked)) = sender.try_send(asked) {
+            question.asked = Some(asked);
+        }
+    }
+
+    /// Decides on one event, and on those for the same file that come meanwhile.
+    fn decide(&self, question: Question<'_>, superblock: &Superblock, stat: Stat) {
+        let id = InodeId { device: stat.st_dev, inode: stat.st_ino };
+        let Some((question, mut deciding)) = self.under_way.begin(id, question) else {
+            return;
+        };
+        self.judge(question, superblock, stat);
+        while let Some(question) = deciding.next() {
+            if let Some(stat) = question.asked.as_ref().and_then(|asked| rustix::fs::fstat(&asked.event.file).ok()) {
+                self.judge(question, superblock, stat);
             }
         }
     }
 
     /// From the event to the answer.
-    fn judge(&self, question: Question<'_>, stat: Stat) {
-        let Some(event) = &question.event else {
+    fn judge(&self, question: Question<'_>, superblock: &Superblock, stat: Stat) {
+        // Answered meanwhile by whoever looks after the deadline: nobody waits for it.
+        let Some(asked) = question.asked.as_ref().filter(|asked| !asked.is_answered()) else {
             return;
         };
+        let event = &asked.event;
         if event.tid == 0 {
             // Somebody outside our pid namespace, of whom nothing can be known.
             return;
         }
-        let Ok(filesystem) = self.filesystem_of_device(stat.st_dev, event.file.as_fd()) else {
-            return;
-        };
         let generation = *self.generation.read().unwrap_or_else(PoisonError::into_inner);
-        let file = OpenedFile::of_event(event.file.as_fd(), stat, filesystem, &self.stopping);
+        let goes_on = || {
+            asked.advance(self.elapsed());
+            !self.stopping.load(Ordering::Relaxed)
+        };
+        let file = OpenedFile::of_event(event.file.as_fd(), stat, Arc::clone(&superblock.filesystem), &goes_on);
         let task = OpeningTask::new(event.tid);
         let policy = self.checker.policy();
-        let interpreter = lock(&self.interpreters).get(&file.id()) == Some(&stamp(&file.stat));
+        let interpreter = self.interpreters.read().unwrap_or_else(PoisonError::into_inner).get(&file.id())
+            == Some(&stamp(&file.stat));
         let executes = event.mask.contains(Mask::OPEN_EXEC) && !interpreter;
         let mut hooks = Vec::with_capacity(6);
         if executes {
@@ -169,11 +185,24 @@ impl Shared {
             if executes {
                 self.note_interpreter(&file, &access, generation);
             }
-            if !writes {
-                self.let_pass(&file, interpreter, generation);
+            if !writes && superblock.lane.is_none() {
+                self.let_pass(&file, superblock, interpreter, generation);
             }
         }
         question.answer(verdict == Verdict::Allow);
+    }
+
+    /// A thread's life: decides on large files.
+    pub(super) fn judge_large(&self, events: &Mutex<Receiver<Arc<Asked>>>) {
+        while !self.stopping.load(Ordering::Relaxed) {
+            let next = lock(events).recv_timeout(std::time::Duration::from_millis(200));
+            if let Ok(asked) = next {
+                self.large_progress.moved(self.elapsed());
+                let question = Question { asked: Some(asked), shared: self };
+                // A panic is a bug of ours, as for the others.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.handle(question, true)));
+            }
+        }
     }
 
     /// The interpreter that a program names is opened for execution, too, but IMA does not ask BPRM_CHECK for it. Only a
@@ -196,7 +225,7 @@ impl Shared {
             if *current != generation {
                 return;
             }
-            let mut interpreters = lock(&self.interpreters);
+            let mut interpreters = self.interpreters.write().unwrap_or_else(PoisonError::into_inner);
             if interpreters.len() >= 1024 {
                 interpreters.clear();
             }

@@ -1,8 +1,10 @@
 //! What the kernel need not ask again: ignore marks, and when they go.
 
-use super::{Shared, lock};
+use super::superblocks::Superblock;
+use super::{Shared, wanted};
 use crate::opened::{OpenedFile, stamp};
 use crate::sys::fanotify::Mask;
+use crate::sys::lease;
 use imara_engine::check::File;
 use imara_format::policy::Func;
 use std::io;
@@ -15,15 +17,17 @@ impl Shared {
     pub(super) fn ask_again_all(&self) -> io::Result<()> {
         let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
         *generation += 1;
-        lock(&self.interpreters).clear();
+        self.interpreters.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.marked.clear();
         self.group.ask_again_all()
     }
 
     /// Tells the kernel not to ask again, where that is safe.
-    pub(super) fn let_pass(&self, file: &OpenedFile<'_>, interpreter: bool, generation: u64) {
+    pub(super) fn let_pass(&self, file: &OpenedFile<'_>, superblock: &Superblock, interpreter: bool, generation: u64) {
         // The state that was judged: owner and group are in it as well.
         let before = stamp(&file.stat);
-        if self.ask_always.load(Ordering::SeqCst) || !self.changes_are_told(file) {
+        // Changes that are not told could not take the mark back.
+        if self.ask_always.load(Ordering::SeqCst) || superblock.told.is_none() {
             return;
         }
         let policy = self.checker.policy();
@@ -59,22 +63,37 @@ impl Shared {
             }
             self.checker.maintain(file.id());
         }
+        let leased = content_matters && !file.root_only();
+        if leased && !mask.contains(Mask::OPEN) && wanted(&policy).contains(Mask::OPEN) {
+            // Opening it to hold a lease would be asked about, and be answered by nobody if this thread is the one that reads.
+            return;
+        }
         let current = self.generation.read().unwrap_or_else(PoisonError::into_inner);
         if *current != generation {
             return;
         }
-        // Held until the mark is set: a lease that is broken meanwhile is given up after it, and the mark with it.
-        let mut leases = lock(&self.leases);
-        if content_matters && !file.root_only() && self.hold_lease(file, &mut leases).is_err() {
+        // While it is open to be read nobody can begin to write without our knowing, and it stays so from the mark on.
+        if leased && lease::hold(file.file, self.lease_thread.load(Ordering::Relaxed)).is_err() {
             return;
         }
-        if !self.mark(file.file, mask) {
-            return;
+        let marked = self.marked.add(file.id()) && self.mark(file.file, mask);
+        if marked {
+            // A notice of an earlier change may have taken it out again, before there was a mark.
+            self.marked.add(file.id());
         }
-        drop(leases);
-        if file.stamp().ok() != Some(before) {
+        let kept = marked && (!leased || self.hold_lease(file, superblock).is_ok());
+        if leased {
+            // It goes with the descriptor at the latest.
+            let _ = lease::release(file.file);
+        }
+        if marked && (!kept || file.stamp().ok() != Some(before)) {
             // It changed in between: the mark came too late. Failing to take it back cannot happen on a live group.
             let _ = self.group.ask_again_descriptor(file.file);
+        }
+        drop(current);
+        if !marked && self.marked.is_full(file.id()) {
+            // What is forgotten is asked about again.
+            let _ = self.ask_again_all();
         }
     }
 
@@ -84,14 +103,5 @@ impl Shared {
             self.counters.marks.fetch_add(1, Ordering::Relaxed);
         }
         marked
-    }
-
-    fn changes_are_told(&self, file: &OpenedFile<'_>) -> bool {
-        // One file system may be watched by several directories of it; a subvolume has a device number of its own.
-        self.watched.iter().all(|watched| watched.changes.is_some())
-            || self.watched.iter().any(|watched| {
-                watched.changes.is_some()
-                    && rustix::fs::fstat(&watched.directory).is_ok_and(|stat| stat.st_dev == file.stat.st_dev)
-            })
     }
 }
