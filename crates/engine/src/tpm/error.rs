@@ -1,0 +1,98 @@
+//! What goes wrong between us and a TPM, in facts.
+
+use std::{fmt, io, time::Duration};
+
+use imara_format::hash::HashAlgorithm;
+
+use super::{Bank, ResponseCode, pcr::MAX_BANKS};
+
+/// What went wrong between us and the TPM.
+#[derive(Debug, thiserror::Error)]
+pub enum TpmError {
+    /// The response did not arrive.
+    #[error("{command} got no response from the TPM: {source}")]
+    Transport {
+        /// The command sent.
+        command: &'static str,
+        /// What the transport met.
+        source: io::Error,
+    },
+    /// The TPM refused the command.
+    #[error("the TPM refused {command} with {code}{}", code.advice())]
+    Refused {
+        /// The command sent.
+        command: &'static str,
+        /// The TPM's answer.
+        code: ResponseCode,
+    },
+    /// The TPM kept asking for the command to be sent again.
+    #[error("the TPM answered {command} with {code} for {} ms; it is busy or hangs: try again later, or reset it by a reboot", waited.as_millis())]
+    Busy {
+        /// The command sent.
+        command: &'static str,
+        /// Its last answer.
+        code: ResponseCode,
+        /// How long it was given.
+        waited: Duration,
+    },
+    /// The response is no answer to the command.
+    #[error("the TPM's response to {command} is malformed at byte {offset}: {what} is {found}, {needed} needed")]
+    Malformed {
+        /// The command sent.
+        command: &'static str,
+        /// What was being read.
+        what: &'static str,
+        /// Where, in bytes from the response's start.
+        offset: usize,
+        /// What stands there, or how much is left.
+        found: u64,
+        /// What should stand there, or how much is needed.
+        needed: u64,
+    },
+    /// The TPM has no such bank.
+    #[error("the TPM has no {bank} PCR bank; it has {}", Names(allocated))]
+    NoBank {
+        /// The bank asked for.
+        bank: HashAlgorithm,
+        /// The banks that it has.
+        allocated: Vec<Bank>,
+    },
+    /// There is no such PCR.
+    #[error("there is no PCR {0}; a TPM has PCRs 0 to 23")]
+    NoPcr(u32),
+    /// The bank is there, but not this PCR of it.
+    #[error("the TPM returned no value for PCR {index} of bank {bank}: the PCR is not allocated there")]
+    NotAllocated {
+        /// The bank asked for.
+        bank: HashAlgorithm,
+        /// The PCR asked for.
+        index: u32,
+    },
+    /// PCRs were extended by others between the parts of one reading, each time.
+    #[error("the PCRs changed while they were read, {0} times over: read fewer, or wait until the machine is quiet")]
+    Unsettled(u32),
+    /// No TPM knows the algorithm.
+    #[error("a PCR cannot be extended with a {0} digest: the TPM has no identifier for that algorithm")]
+    NoIdentifier(HashAlgorithm),
+    /// An extend needs a digest for each of one to eight banks.
+    #[error("a PCR extend takes 1 to {MAX_BANKS} digests, {0} given")]
+    DigestCount(usize),
+    /// The TPM gave no random bytes.
+    #[error("the TPM gave no random bytes where {wanted} were asked for")]
+    NoRandom {
+        /// Bytes still wanted.
+        wanted: usize,
+    },
+}
+
+/// Banks by name, for a message.
+pub(super) struct Names<'a>(pub(super) &'a [Bank]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, bank) in self.0.iter().enumerate() {
+            write!(f, "{}{bank}", if place == 0 { "" } else { ", " })?;
+        }
+        if self.0.is_empty() { f.write_str("none") } else { Ok(()) }
+    }
+}
