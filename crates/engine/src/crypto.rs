@@ -8,6 +8,7 @@ mod public_key;
 mod scheme;
 mod secret;
 mod signing_key;
+mod tpm;
 
 pub use certificate::Certificate;
 pub use digest::{Hasher, UnsupportedHash, hash};
@@ -18,6 +19,7 @@ pub use secret::{
     aes256_cbc_decrypt, aes256_cbc_encrypt, equal, hmac_sha1, hmac_sha256, random, sha1_secret, sha256_secret,
 };
 pub use signing_key::{SigningKey, TokenKey, TokenPublicKey};
+pub use tpm::{SharedPoint, aes128_cfb_decrypt, aes128_cfb_encrypt, ecdh_with, kdfa, kdfe, rsa_oaep_encrypt};
 
 use imara_format::hash::HashAlgorithm;
 use openssl::bn::BigNum;

@@ -27,18 +27,32 @@ use tpm2_protocol::{
 mod capability;
 mod command;
 mod error;
+mod loaded;
+mod name;
+mod object;
 mod pcr;
+mod policy;
+mod quote;
 mod response;
 mod response_code;
+mod session;
+pub mod template;
 #[cfg(test)]
 mod tests;
 
-pub use capability::Properties;
+pub use capability::{Clock, Lockout, Properties};
 pub use error::TpmError;
+pub use loaded::{LoadedRecord, Recovered};
+pub use name::Name;
+pub use object::{Hierarchy, Object, SealedObject, Sealing, UnsealPolicy};
 pub use pcr::Bank;
+pub use policy::{Difference, PcrPolicy, PolicyError};
+pub use quote::{MAX_NONCE, Quote};
 pub use response_code::ResponseCode;
+pub use session::AuthValue;
 
 use command::COMMAND_ROOM;
+use loaded::Loaded;
 use response::MAX_RESPONSE;
 
 /// The port to a TPM.
@@ -56,6 +70,7 @@ pub struct Tpm {
     banks: Vec<Bank>,
     command: Box<[u8; COMMAND_ROOM]>,
     response: Vec<u8>,
+    loaded: Loaded,
     /// How to wait: sleeping, except in tests.
     pause: fn(Duration),
 }
@@ -96,6 +111,7 @@ impl Tpm {
             banks: Vec::new(),
             command: Box::new([0; COMMAND_ROOM]),
             response: Vec::with_capacity(MAX_RESPONSE),
+            loaded: Loaded::default(),
             pause: std::thread::sleep,
         }
     }
@@ -129,7 +145,8 @@ impl Tpm {
     /// [`TpmError`] as the TPM answers.
     pub fn shutdown(&mut self, kind: StartupType) -> Result<(), TpmError> {
         let command = TpmShutdownCommand { handles: [], shutdown_type: kind.into() };
-        self.run("TPM2_Shutdown", &command, &[])?.end()
+        self.run("TPM2_Shutdown", &command, &[])?.end()?;
+        Ok(())
     }
 
     /// `count` random bytes.

@@ -31,6 +31,7 @@ pub mod pkcs11_uri;
 pub mod policy;
 pub mod signature;
 pub mod template;
+pub mod tpm;
 pub mod trace;
 pub mod uuid;
 pub mod verity;

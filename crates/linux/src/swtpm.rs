@@ -25,14 +25,10 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Read, Write},
-    os::{
-        fd::OwnedFd,
-        unix::{
-            ffi::{OsStrExt, OsStringExt},
-            fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
-            net::UnixStream,
-        },
+    io,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -43,11 +39,10 @@ use imara_engine::tpm::{Bank, ResponseCode, Started, StartupType, Tpm, TpmError,
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     fs::FlockOperation,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt},
     process::{Pid, PidfdFlags, Signal},
 };
 
-use crate::tpm_device::{read_response, retried};
+use crate::tpm_socket::SocketTransport;
 
 /// A software TPM that runs, has been started up, and answers.
 #[derive(Debug)]
@@ -149,23 +144,10 @@ pub enum SwtpmError {
     },
 }
 
-/// A connection to a software TPM's socket, made at the first command, and again after an error.
-///
-/// After an error nobody knows whether the command has been done, or will be: one that waited behind another client is
-/// done when that client leaves, even if its sender has gone. After a failed extend, read the PCR.
-#[derive(Debug)]
-pub struct SocketTransport {
-    path: PathBuf,
-    stream: Option<UnixStream>,
-}
-
 /// `sun_path` without its final zero.
 const MAX_SOCKET_PATH: usize = 107;
 /// How long `swtpm` may take to come up or to end.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How long it may take to answer a command: making an RSA key takes it a second or two.
-const ANSWER: Duration = Duration::from_secs(5);
-
 impl SoftwareTpm {
     /// Finds the software TPM whose state is in `dir` running, or starts it there; makes `dir` when it is not there.
     ///
@@ -222,7 +204,7 @@ impl SoftwareTpm {
 
     /// A way to it. Only one can be in use at a time: another waits until the first is dropped, five seconds at most.
     pub fn transport(&self) -> Box<dyn Transport> {
-        Box::new(SocketTransport::new(self.socket()))
+        Box::new(SocketTransport::unix(self.socket()))
     }
 
     /// Saves its PCRs and ends it. Every transport to it must have been dropped.
@@ -330,7 +312,7 @@ impl Place {
 
     /// Starts up the TPM in a process of ours, if it is not.
     fn meet(&self, pid: Pid, fresh: bool) -> Result<SoftwareTpm, SwtpmError> {
-        let mut tpm = Tpm::unstarted(Box::new(SocketTransport::new(self.socket())));
+        let mut tpm = Tpm::unstarted(Box::new(SocketTransport::unix(self.socket())));
         match start_up(&mut tpm, fresh) {
             Ok(resumed) => Ok(SoftwareTpm { dir: self.dir.clone(), pid, resumed, banks: tpm.banks().to_vec() }),
             Err(source) => Err(SwtpmError::Tpm { pid: pid.as_raw_nonzero().get(), source }),
@@ -388,7 +370,7 @@ impl Place {
         if !self.is_ours(pid) {
             return Err(SwtpmError::Ended { pid: number, said: self.said(), log: self.log() });
         }
-        let mut tpm = Tpm::unstarted(Box::new(SocketTransport::new(self.socket())));
+        let mut tpm = Tpm::unstarted(Box::new(SocketTransport::unix(self.socket())));
         // One that was never started up, or that has failed, has nothing to save; what one that does not answer (its
         // socket was removed, say) has, nobody can reach any more. The next start says that the PCRs are lost.
         let _ = tpm.shutdown(StartupType::State);
@@ -452,61 +434,5 @@ fn until<T>(mut ask: impl FnMut() -> Result<Option<T>, SwtpmError>) -> Result<Op
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
-    }
-}
-
-impl SocketTransport {
-    /// A way to the TPM that listens at `path`.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, stream: None }
-    }
-
-    fn connect(&self) -> io::Result<UnixStream> {
-        let socket: OwnedFd =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        // The limit on sending is also the limit on connecting, which waits while the queue is full.
-        for way in [sockopt::Timeout::Send, sockopt::Timeout::Recv] {
-            sockopt::set_socket_timeout(&socket, way, Some(ANSWER))?;
-        }
-        rustix::net::connect(&socket, &SocketAddrUnix::new(&self.path)?)?;
-        Ok(socket.into())
-    }
-
-    fn exchange(mut stream: &UnixStream, command: &[u8], response: &mut Vec<u8>) -> io::Result<()> {
-        stream.write_all(command)?;
-        read_response(response, |room| retried(|| stream.read(room)))
-    }
-}
-
-impl Transport for SocketTransport {
-    fn transmit(&mut self, command: &[u8], response: &mut Vec<u8>) -> io::Result<()> {
-        // Taken out until the answer is whole: after an error a late answer must not pass for the next command's.
-        let connected = match self.stream.take() {
-            Some(stream) => Ok(stream),
-            None => self.connect(),
-        };
-        match connected.and_then(|stream| Self::exchange(&stream, command, response).map(|()| stream)) {
-            Ok(stream) => {
-                self.stream = Some(stream);
-                Ok(())
-            }
-            Err(error) => {
-                let path = self.path.display();
-                let (kind, said) = match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => (
-                        io::ErrorKind::TimedOut,
-                        format!(
-                            "{path}: no answer within {} s; another program uses it, or it hangs",
-                            ANSWER.as_secs()
-                        ),
-                    ),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                        (error.kind(), format!("{path}: no software TPM is running there"))
-                    }
-                    kind => (kind, format!("{path}: {error}")),
-                };
-                Err(io::Error::new(kind, said))
-            }
-        }
     }
 }

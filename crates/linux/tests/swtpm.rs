@@ -13,7 +13,10 @@ use imara_engine::{
     tpm::{StartupType, Tpm},
 };
 use imara_format::hash::{Digest, HashAlgorithm};
-use imara_linux::swtpm::{Resumed, SocketTransport, SoftwareTpm, SwtpmError};
+use imara_linux::{
+    swtpm::{Resumed, SoftwareTpm, SwtpmError},
+    tpm_socket::SocketTransport,
+};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
@@ -276,7 +279,7 @@ fn tpm2_tools_read_the_pcrs_that_were_extended() {
         .status()
         .unwrap();
     assert!(status.success());
-    let mut tpm = Tpm::unstarted(Box::new(SocketTransport::new(socket.clone())));
+    let mut tpm = Tpm::unstarted(Box::new(SocketTransport::unix(socket.clone())));
     tpm.startup(StartupType::Clear).unwrap();
     extend(&mut tpm, 0xab);
     let value = tpm.pcr_read(BANK, PCR).unwrap();

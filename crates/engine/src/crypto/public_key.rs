@@ -164,6 +164,13 @@ impl PublicKey {
         self.v1_payload.as_deref()
     }
 
+    pub(super) fn rsa_key(&self) -> Option<&Rsa<Public>> {
+        match &self.key {
+            VerifyingKey::Rsa(key) => Some(key),
+            VerifyingKey::Ec(_) | VerifyingKey::Sm2(_) => None,
+        }
+    }
+
     /// Verifies a signature over `digest`: RSA by PKCS#1 v1.5 with the digest's DigestInfo, ECDSA in DER.
     ///
     /// # Errors

@@ -1,8 +1,48 @@
 //! What a TPM says of itself.
 
-use tpm2_protocol::{basic::TpmUint32, data::TpmCap, frame::TpmGetCapabilityCommand};
+use tpm2_protocol::{
+    basic::TpmUint32,
+    data::TpmCap,
+    frame::{TpmGetCapabilityCommand, TpmReadClockCommand},
+};
 
-use super::{Tpm, TpmError, response::Reader};
+use imara_format::tpm::Reader;
+
+use super::{Tpm, TpmError};
+
+/// How a TPM stands with failed authorisations (dictionary attack protection), and what is set in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lockout {
+    /// Whether it refuses whatever such failures count for.
+    pub locked: bool,
+    /// Failures counted now.
+    pub counter: u32,
+    /// Failures that lock it.
+    pub max_tries: u32,
+    /// Seconds after which one failure is forgotten; 0 for never.
+    pub interval: u32,
+    /// Seconds after which a failed authorisation of the lockout hierarchy is forgiven.
+    pub recovery: u32,
+    /// Whether the owner hierarchy has an authorisation value.
+    pub owner_auth_set: bool,
+    /// Whether the endorsement hierarchy has one.
+    pub endorsement_auth_set: bool,
+    /// Whether the lockout hierarchy has one.
+    pub lockout_auth_set: bool,
+}
+
+/// A TPM's clock and counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// Milliseconds that it has run.
+    pub clock: u64,
+    /// How often it was reset.
+    pub reset_count: u32,
+    /// How often it was restarted or resumed since.
+    pub restart_count: u32,
+    /// Whether the clock has certainly not gone back.
+    pub safe: bool,
+}
 
 /// What a TPM says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +83,71 @@ impl Tpm {
         Ok(properties)
     }
 
+    /// Its clock and counters.
+    ///
+    /// # Errors
+    /// [`TpmError`] as the TPM answers.
+    pub fn clock(&mut self) -> Result<Clock, TpmError> {
+        let mut reader = self.run("TPM2_ReadClock", &TpmReadClockCommand { handles: [] }, &[])?;
+        reader.u64("time")?;
+        let clock = reader.u64("clock")?;
+        let (reset_count, restart_count) = (reader.u32("number of resets")?, reader.u32("number of restarts")?);
+        let safe = reader.u8("whether the clock is safe")? == 1;
+        reader.end()?;
+        Ok(Clock { clock, reset_count, restart_count, safe })
+    }
+
+    /// How it stands with failed authorisations.
+    ///
+    /// # Errors
+    /// [`TpmError`] as the TPM answers.
+    pub fn lockout(&mut self) -> Result<Lockout, TpmError> {
+        let permanent = self.property(PERMANENT)?;
+        Ok(Lockout {
+            locked: permanent & 1 << 9 != 0,
+            owner_auth_set: permanent & 1 != 0,
+            endorsement_auth_set: permanent & 1 << 1 != 0,
+            lockout_auth_set: permanent & 1 << 2 != 0,
+            counter: self.property(LOCKOUT_COUNTER)?,
+            max_tries: self.property(MAX_AUTH_FAIL)?,
+            interval: self.property(LOCKOUT_INTERVAL)?,
+            recovery: self.property(LOCKOUT_RECOVERY)?,
+        })
+    }
+
+    fn property(&mut self, property: u32) -> Result<u32, TpmError> {
+        let found = self.tagged_properties(property, 1)?;
+        let value = found.into_iter().find(|(tag, _)| *tag == property);
+        value.map(|(_, value)| value).ok_or(TpmError::NoProperty(property))
+    }
+
+    /// The handles of one kind that are in use, from the kind's first on.
+    pub(super) fn handles(&mut self, first: u32) -> Result<Vec<u32>, TpmError> {
+        let mut handles: Vec<u32> = Vec::new();
+        let mut next = first;
+        loop {
+            let command = TpmGetCapabilityCommand {
+                handles: [],
+                cap: TpmCap::Handles,
+                property: TpmUint32::from(next),
+                property_count: TpmUint32::from(HANDLES_AT_ONCE),
+            };
+            let mut reader = self.run("TPM2_GetCapability", &command, &[])?;
+            let more = reader.u8("more data")? == 1;
+            reader.expect("capability", TpmCap::Handles.value())?;
+            let count = reader.u32("number of handles")?;
+            for _ in 0..count {
+                handles.push(reader.u32("handle")?);
+            }
+            reader.end()?;
+            // Only ever forwards, so that no TPM keeps this going.
+            match handles.last().and_then(|last| last.checked_add(1)) {
+                Some(after) if more && after > next && after & KIND == first & KIND => next = after,
+                _ => return Ok(handles),
+            }
+        }
+    }
+
     /// Properties from `first` on, as the TPM returns them.
     pub(super) fn tagged_properties(&mut self, first: u32, count: u32) -> Result<Vec<(u32, u32)>, TpmError> {
         let mut reader = self.capability(TpmCap::TpmProperties, first, count)?;
@@ -70,6 +175,15 @@ impl Tpm {
     }
 }
 
+/// `TPM_PT_PERMANENT`: bits of what is set for good or until it is cleared.
+const PERMANENT: u32 = 0x200;
+const LOCKOUT_COUNTER: u32 = 0x20e;
+const MAX_AUTH_FAIL: u32 = 0x20f;
+const LOCKOUT_INTERVAL: u32 = 0x210;
+const LOCKOUT_RECOVERY: u32 = 0x211;
+const HANDLES_AT_ONCE: u32 = 64;
+/// The bits of a handle that say what kind it is.
+const KIND: u32 = 0xff00_0000;
 pub(super) const MANUFACTURER: u32 = 0x105;
 pub(super) const VENDOR_STRING_1: u32 = 0x106;
 pub(super) const VENDOR_STRING_4: u32 = 0x109;

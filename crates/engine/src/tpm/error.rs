@@ -2,9 +2,10 @@
 
 use std::{fmt, io, time::Duration};
 
-use imara_format::hash::HashAlgorithm;
+use imara_format::{hash::HashAlgorithm, tpm::StructureError};
 
-use super::{Bank, ResponseCode, pcr::MAX_BANKS};
+use super::{Bank, ResponseCode, pcr::MAX_BANKS, quote::MAX_NONCE};
+use crate::crypto::KeyError;
 
 /// What went wrong between us and the TPM.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,35 @@ pub enum TpmError {
         /// What should stand there, or how much is needed.
         needed: u64,
     },
+    /// A response that somebody on the way has made, or changed.
+    #[error(
+        "the TPM's response to {command} is not authentic: it was changed on its way, or something else answers in the TPM's place"
+    )]
+    Forged {
+        /// The command sent.
+        command: &'static str,
+    },
+    /// A key that no secret can be agreed on with.
+    #[error("no secret can be agreed on with the TPM's key, {key}: an RSA or ECC storage key is needed as the parent")]
+    CannotSalt {
+        /// The key.
+        key: String,
+    },
+    /// An object whose name cannot be computed.
+    #[error("the object's name is made with the algorithm {0:#06x}, which is not known here")]
+    UnknownNameAlgorithm(u16),
+    /// A property that every TPM has.
+    #[error("the TPM does not tell its property {0:#x}")]
+    NoProperty(u32),
+    /// More than a quote takes.
+    #[error("a nonce of {0} bytes, where a quote takes {MAX_NONCE}")]
+    NonceTooLong(usize),
+    /// OpenSSL failed.
+    #[error(transparent)]
+    Crypto(KeyError),
+    /// It cannot be recorded what is loaded in a TPM without resource manager.
+    #[error("what is loaded in the TPM cannot be recorded: {0}")]
+    Record(io::Error),
     /// The TPM has no such bank.
     #[error("the TPM has no {bank} PCR bank; it has {}", Names(allocated))]
     NoBank {
@@ -94,5 +124,12 @@ impl fmt::Display for Names<'_> {
             write!(f, "{}{bank}", if place == 0 { "" } else { ", " })?;
         }
         if self.0.is_empty() { f.write_str("none") } else { Ok(()) }
+    }
+}
+
+impl From<StructureError> for TpmError {
+    fn from(error: StructureError) -> Self {
+        let StructureError { structure, what, offset, found, needed } = error;
+        Self::Malformed { command: structure, what, offset, found, needed }
     }
 }

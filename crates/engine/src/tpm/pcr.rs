@@ -5,14 +5,17 @@
 
 use std::fmt;
 
-use imara_format::hash::{Digest, HashAlgorithm};
+use imara_format::{
+    hash::{Digest, HashAlgorithm},
+    tpm::{PcrSelection, Reader},
+};
 use tpm2_protocol::{
     basic::{TpmBuffer, TpmHandle},
     data::{TpmAlgId, TpmCap, TpmlDigestValues, TpmlPcrSelection, TpmsPcrSelect, TpmsPcrSelection, TpmtHa, TpmuHa},
-    frame::{TpmPcrExtendCommand, TpmPcrReadCommand},
+    frame::{TpmPcrExtendCommand, TpmPcrReadCommand, TpmPcrResetCommand},
 };
 
-use super::{Tpm, TpmError, command::empty_password, response::Reader};
+use super::{Tpm, TpmError, command::empty_password};
 
 /// A PCR bank that has PCRs allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +46,7 @@ impl Tpm {
         if !self.banks.iter().any(|allocated| allocated.algorithm == Some(bank)) {
             return Err(TpmError::NoBank { bank, allocated: self.banks.clone() });
         }
-        let values = self.read_consistently(&[bank], &[index])?;
+        let values = self.read_consistently(&[(bank, pcr_bit(index)?)])?;
         values.first().map(|(_, _, value)| *value).ok_or(TpmError::NotAllocated { bank, index })
     }
 
@@ -52,8 +55,43 @@ impl Tpm {
     /// # Errors
     /// [`TpmError::NotAllocated`] when a bank lacks one of them, [`TpmError::Unsettled`] when others kept extending.
     pub fn pcr_read_many(&mut self, indices: &[u32]) -> Result<Vec<(HashAlgorithm, u32, Digest)>, TpmError> {
-        let banks: Vec<_> = self.banks.iter().filter_map(|bank| bank.algorithm).take(MAX_BANKS).collect();
-        self.read_consistently(&banks, indices)
+        let mut wanted = 0;
+        for index in indices {
+            wanted |= pcr_bit(*index)?;
+        }
+        let banks = self.banks.iter().filter_map(|bank| bank.algorithm).take(MAX_BANKS);
+        let banks: Vec<_> = banks.map(|bank| (bank, wanted)).collect();
+        self.read_consistently(&banks)
+    }
+
+    /// The values of a selection, of one moment, in its order.
+    ///
+    /// # Errors
+    /// [`TpmError::NoBank`] and [`TpmError::NotAllocated`] where the TPM lacks one of them.
+    pub fn pcr_read_selection(
+        &mut self,
+        selection: &PcrSelection,
+    ) -> Result<Vec<(HashAlgorithm, u32, Digest)>, TpmError> {
+        let mut banks = Vec::new();
+        for (id, pcrs) in selection.maps() {
+            let bank = HashAlgorithm::from_tpm_id(*id).ok_or(TpmError::UnknownNameAlgorithm(*id))?;
+            if !self.banks.iter().any(|allocated| allocated.algorithm == Some(bank)) {
+                return Err(TpmError::NoBank { bank, allocated: self.banks.clone() });
+            }
+            banks.push((bank, *pcrs));
+        }
+        self.read_consistently(&banks)
+    }
+
+    /// Resets a PCR that can be reset from this locality: 16 and 23 from any.
+    ///
+    /// # Errors
+    /// [`TpmError`] as the TPM answers.
+    pub fn pcr_reset(&mut self, index: u32) -> Result<(), TpmError> {
+        pcr_bit(index)?;
+        let command = TpmPcrResetCommand { handles: [TpmHandle::new(index)] };
+        self.run("TPM2_PCR_Reset", &command, &[empty_password()])?.end()?;
+        Ok(())
     }
 
     /// Extends a PCR in the banks of `digests`, in one command. Other banks keep their value.
@@ -98,57 +136,55 @@ impl Tpm {
             values.try_push(value).map_err(|_| TpmError::DigestCount(count))?;
         }
         let command = TpmPcrExtendCommand { handles: [TpmHandle::new(index)], digests: values };
-        self.run("TPM2_PCR_Extend", &command, &[empty_password()])?.end()
+        self.run("TPM2_PCR_Extend", &command, &[empty_password()])?.end()?;
+        Ok(())
     }
 
     /// `TPM_CAP_PCRS`: the standard has all banks in one answer.
     pub(super) fn allocated_banks(&mut self) -> Result<Vec<Bank>, TpmError> {
         let mut reader = self.capability(TpmCap::Pcrs, 0, 1)?;
-        let selections = reader.selections()?;
+        let selection = PcrSelection::read(&mut reader)?;
         reader.end()?;
         let mut banks: Vec<Bank> = Vec::new();
-        for selection in selections.iter().filter(|selection| selection.pcrs != 0) {
-            if banks.iter().any(|bank| bank.tpm_id == selection.tpm_id) {
+        for (tpm_id, pcrs) in selection.maps().iter().copied().filter(|(_, pcrs)| *pcrs != 0) {
+            if banks.iter().any(|bank| bank.tpm_id == tpm_id) {
                 continue;
             }
-            let algorithm = HashAlgorithm::from_tpm_id(selection.tpm_id);
+            let algorithm = HashAlgorithm::from_tpm_id(tpm_id);
             let digest_size = match algorithm {
                 Some(algorithm) => algorithm.digest_size(),
                 // The kernel asks the TPM in the same way.
-                None => self.unmapped_digest_size(selection.tpm_id, selection.pcrs)?,
+                None => self.unmapped_digest_size(tpm_id, pcrs)?,
             };
-            banks.push(Bank { tpm_id: selection.tpm_id, algorithm, digest_size });
+            banks.push(Bank { tpm_id, algorithm, digest_size });
         }
         Ok(banks)
     }
 
     /// The digest size of a bank that the kernel does not map: that of its first PCR.
     pub(super) fn unmapped_digest_size(&mut self, tpm_id: u16, pcrs: u32) -> Result<usize, TpmError> {
-        let Ok(hash) = TpmAlgId::try_from(tpm_id) else { return Ok(0) };
-        let mut reader = match self.send_pcr_read(&[(hash, pcrs & pcrs.wrapping_neg())]) {
+        if TpmAlgId::try_from(tpm_id).is_err() {
+            return Ok(0);
+        }
+        let mut reader = match self.send_pcr_read(&PcrSelection::from_maps([(tpm_id, pcrs & pcrs.wrapping_neg())])) {
             Err(TpmError::Refused { .. }) => return Ok(0),
             answer => answer?,
         };
         reader.u32("PCR update counter")?;
-        reader.selections()?;
+        PcrSelection::read(&mut reader)?;
         let count = reader.u32("number of digests")?;
         if count == 0 { Ok(0) } else { Ok(reader.sized("digest", MAX_DIGEST)?.len()) }
     }
 
     /// Reads until all is there, and anew while the update counter says that the parts are of different moments.
-    pub(super) fn read_consistently(
+    fn read_consistently(
         &mut self,
-        banks: &[HashAlgorithm],
-        indices: &[u32],
+        wanted: &[(HashAlgorithm, u32)],
     ) -> Result<Vec<(HashAlgorithm, u32, Digest)>, TpmError> {
-        let mut wanted = 0;
-        for index in indices {
-            wanted |= pcr_bit(*index)?;
-        }
         'readings: for _ in 0..READINGS {
             let mut values = Vec::new();
             let mut counter = None;
-            let mut missing: Vec<_> = banks.iter().map(|bank| (*bank, wanted)).collect();
+            let mut missing = wanted.to_vec();
             missing.retain(|(_, pcrs)| *pcrs != 0);
             while let Some((bank, pcrs)) = missing.first().copied() {
                 let before = values.len();
@@ -160,7 +196,7 @@ impl Tpm {
                     continue 'readings;
                 }
             }
-            let place = |bank: &HashAlgorithm| banks.iter().position(|other| other == bank);
+            let place = |bank: &HashAlgorithm| wanted.iter().position(|(other, _)| other == bank);
             values.sort_by_key(|(bank, index, _)| (place(bank), *index));
             return Ok(values);
         }
@@ -178,48 +214,54 @@ impl Tpm {
     ) -> Result<u32, TpmError> {
         let mut asked = Vec::with_capacity(missing.len());
         for (bank, pcrs) in missing.iter() {
-            let id = bank.tpm_id().and_then(|id| TpmAlgId::try_from(id).ok()).ok_or(TpmError::NoIdentifier(*bank))?;
-            asked.push((id, *pcrs));
+            asked.push((bank.tpm_id().ok_or(TpmError::NoIdentifier(*bank))?, *pcrs));
         }
-        let mut reader = self.send_pcr_read(&asked)?;
+        let mut reader = self.send_pcr_read(&PcrSelection::from_maps(asked.into_iter().take(MAX_BANKS)))?;
         let counter = reader.u32("PCR update counter")?;
-        let at = reader.offset;
-        let selections = reader.selections()?;
-        let found: u32 = selections.iter().map(|selection| selection.pcrs.count_ones()).sum();
+        let at = reader.offset();
+        let selection = PcrSelection::read(&mut reader)?;
+        let found: u32 = selection.maps().iter().map(|(_, pcrs)| pcrs.count_ones()).sum();
         reader.expect("number of digests", found)?;
-        for selection in selections {
-            if selection.pcrs == 0 {
+        for (tpm_id, returned) in selection.maps().iter().copied() {
+            if returned == 0 {
                 continue;
             }
-            let bank = missing.iter_mut().find(|(bank, _)| bank.tpm_id() == Some(selection.tpm_id));
-            let Some((bank, pcrs)) = bank.filter(|(_, pcrs)| *pcrs & selection.pcrs == selection.pcrs) else {
-                return Err(reader.malformed("selection of PCRs nobody asked for", at, selection.pcrs.into(), 0));
+            let bank = missing.iter_mut().find(|(bank, _)| bank.tpm_id() == Some(tpm_id));
+            let Some((bank, pcrs)) = bank.filter(|(_, pcrs)| *pcrs & returned == returned) else {
+                return Err(reader.malformed("selection of PCRs nobody asked for", at, returned.into(), 0).into());
             };
-            for index in (0..u32::BITS).filter(|index| selection.pcrs & 1 << index != 0) {
-                let at = reader.offset;
+            for index in (0..u32::BITS).filter(|index| returned & 1 << index != 0) {
+                let at = reader.offset();
                 let bytes = reader.sized("digest", MAX_DIGEST)?;
                 let value = Digest::new(*bank, bytes)
                     .map_err(|error| reader.malformed("digest's size", at, error.found as u64, error.needed as u64))?;
                 values.push((*bank, index, value));
             }
-            *pcrs &= !selection.pcrs;
+            *pcrs &= !returned;
         }
         reader.end()?;
         missing.retain(|(_, pcrs)| *pcrs != 0);
         Ok(counter)
     }
 
-    /// Sends `TPM2_PCR_Read` for these PCRs of these banks.
-    pub(super) fn send_pcr_read(&mut self, selections: &[(TpmAlgId, u32)]) -> Result<Reader<'_>, TpmError> {
-        let mut list = TpmlPcrSelection::default();
-        for (hash, pcrs) in selections.iter().take(MAX_BANKS) {
-            let [_, high, middle, low] = pcrs.to_be_bytes();
-            let pcr_select = TpmsPcrSelect::try_from([low, middle, high].as_slice())
-                .expect("three bytes fit the codec's selection of four");
-            list.try_push(TpmsPcrSelection { hash: *hash, pcr_select }).expect("as many as the codec's list takes");
-        }
-        self.run("TPM2_PCR_Read", &TpmPcrReadCommand { handles: [], pcr_selection_in: list }, &[])
+    fn send_pcr_read(&mut self, selection: &PcrSelection) -> Result<Reader<'_>, TpmError> {
+        let pcr_selection_in = selection_list(selection)?;
+        self.run("TPM2_PCR_Read", &TpmPcrReadCommand { handles: [], pcr_selection_in }, &[])
     }
+}
+
+/// A selection as commands carry it.
+pub(super) fn selection_list(selection: &PcrSelection) -> Result<TpmlPcrSelection, TpmError> {
+    let mut list = TpmlPcrSelection::default();
+    for (id, pcrs) in selection.maps() {
+        let hash = TpmAlgId::try_from(*id).map_err(|_| TpmError::UnknownNameAlgorithm(*id))?;
+        let [_, high, middle, low] = pcrs.to_be_bytes();
+        let pcr_select = TpmsPcrSelect::try_from([low, middle, high].as_slice())
+            .expect("three bytes fit the codec's selection of four");
+        let pushed = list.try_push(TpmsPcrSelection { hash, pcr_select });
+        pushed.map_err(|_| TpmError::DigestCount(selection.maps().len()))?;
+    }
+    Ok(list)
 }
 
 impl fmt::Display for Bank {

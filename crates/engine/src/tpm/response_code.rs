@@ -33,7 +33,7 @@ impl ResponseCode {
     }
 
     /// The standard's error without its place; none for vendors' codes.
-    fn base(self) -> Option<TpmRcBase> {
+    pub fn base(self) -> Option<TpmRcBase> {
         // Format 1: where it went wrong is in bits 6 and 8 to 11, which are no part of the error's number.
         let number = if self.0 & FORMAT_1 != 0 { self.0 & 0xbf } else { self.0 & 0xfff };
         TpmRcBase::try_from(number).ok()

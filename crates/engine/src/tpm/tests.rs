@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use imara_format::hash::{Digest, HashAlgorithm, from_hex, to_hex};
+use imara_format::{
+    hash::{Digest, HashAlgorithm, from_hex, to_hex},
+    tpm::{ObjectAttributes, PcrSelection},
+};
 use proptest::prelude::*;
 
 use super::{
@@ -303,6 +306,19 @@ fn exercise(answer: &[u8]) {
     let _ = tpm.random(32);
     let _ = tpm.shutdown(StartupType::State);
     let _ = tpm.startup(StartupType::Clear);
+    let _ = (tpm.clock(), tpm.lockout(), tpm.handles_loaded(), tpm.persistent_handles());
+    let none = AuthValue::empty();
+    let srk = template::srk(template::KeyKind::P256);
+    let parent = tpm.create_primary(Hierarchy::Owner, &none, &srk);
+    let parent = parent.unwrap_or_else(|_| Object::invented(0x8100_0001, srk));
+    let selection = PcrSelection::of(Sha256, [10]).unwrap();
+    let _ = tpm.quote(&parent, &none, b"nonce", &selection);
+    let sealing =
+        Sealing { data: b"x", auth: &none, attributes: ObjectAttributes(0x40), name_algorithm: 0xb, policy: &[] };
+    let _ = tpm.seal(&parent, &none, &sealing);
+    let sealed = SealedObject { public: parent.public().clone(), private: vec![1; 32] };
+    let _ = tpm.unseal(&parent, &none, &sealed, &none, None);
+    let _ = tpm.leaving_nothing(|tpm| tpm.object(0x8000_0000));
     let _ = tpm.banks().iter().map(ToString::to_string).collect::<Vec<_>>();
 }
 
