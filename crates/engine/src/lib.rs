@@ -11,6 +11,7 @@ pub mod boot;
 pub mod cache;
 pub mod check;
 pub mod crypto;
+pub mod event_log;
 pub mod evm;
 pub mod explain;
 pub mod integrity_status;

@@ -17,6 +17,7 @@
 pub mod audit;
 pub mod boot_parameters;
 pub mod elf;
+pub mod event_log;
 pub mod evm;
 pub mod hash;
 pub mod journal;
