@@ -6,11 +6,14 @@
 //! | `tpm2_pcrread` | `sha256:`, then `  10: 0xHEX` |
 //! | evmctl, TPM 1.2 sysfs | `PCR-10: HEX`, bytes apart or not, of a bank named elsewhere |
 //! | TPM 2.0 sysfs | a file `pcr-sha256/10` that holds `HEX` |
+//! | beside a quote of tpm2-tools | binary, see `tpm2_tools` |
 //!
 //! Blank lines and lines that begin with `#` are skipped; hexadecimal digits may be of either case.
 
 use crate::hash::{Digest, DigestLengthError, HashAlgorithm, HexError, from_hex};
 use std::collections::BTreeMap;
+
+mod tpm2_tools;
 
 /// Values of PCRs, by bank and number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +53,12 @@ pub enum PcrErrorKind {
         found: usize,
         /// Bytes needed.
         needed: usize,
+    },
+    /// A value is needed that is not there.
+    #[error("there is no value of PCR {pcr}")]
+    Missing {
+        /// The PCR.
+        pcr: u32,
     },
     /// A second, different value for the same PCR.
     #[error("{bank} PCR {pcr} was already given, with another value")]
