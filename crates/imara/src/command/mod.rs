@@ -21,6 +21,7 @@ pub mod progress;
 pub mod selection;
 pub mod show;
 pub mod sign;
+pub mod signing;
 pub mod status;
 pub mod token;
 pub mod trace;

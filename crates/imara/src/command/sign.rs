@@ -1,19 +1,18 @@
 //! `imara sign`.
 
 use super::CommandResult;
-use super::key::Passphrase;
 use super::new_files::stage;
-use super::paths::{Paths, path_json, printable, read, signature_file};
+use super::paths::{Paths, path_json, printable, signature_file};
+use super::signing::{IMA_KEY, Signer};
 use crate::output::{Failure, Outcome, complain, print, print_json};
-use imara_engine::crypto::{KeyError, PublicKey, SigningKey};
+use imara_engine::crypto::SigningKey;
 use imara_engine::label;
-use imara_format::hash::{Digest, HashAlgorithm, from_hex, to_hex};
+use imara_format::hash::{Digest, to_hex};
 use imara_linux::files;
 use imara_linux::tree::TreeFile;
 use serde_json::json;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use zeroize::Zeroizing;
+use std::path::Path;
 
 /// Sign files.
 ///
@@ -23,20 +22,8 @@ use zeroize::Zeroizing;
 pub struct Arguments {
     #[command(flatten)]
     paths: Paths,
-    /// The private key, in PEM or DER
-    #[arg(short, long, value_name = "PRIVKEY", default_value = DEFAULT_KEY)]
-    key: PathBuf,
     #[command(flatten)]
-    passphrase: Passphrase,
-    /// The hash to sign: sha256, sha1, sha384, sha512, …
-    #[arg(short = 'a', long = "hash", value_name = "HASH", default_value = "sha256", value_parser = algorithm)]
-    algorithm: HashAlgorithm,
-    /// The key id to write into the signature, up to 8 hexadecimal digits
-    #[arg(long, value_name = "HEX", value_parser = key_id, conflicts_with = "keyid_from_cert")]
-    keyid: Option<KeyId>,
-    /// Take the key id from this certificate of the key
-    #[arg(long, value_name = "F")]
-    keyid_from_cert: Option<PathBuf>,
+    signer: Signer,
     /// Write the signature to PATH.sig, and no attribute
     #[arg(long, conflicts_with = "xattr_user")]
     sigfile: bool,
@@ -54,11 +41,6 @@ pub struct Arguments {
     quiet: bool,
 }
 
-const DEFAULT_KEY: &str = "/etc/keys/privkey_ima.pem";
-
-#[derive(Clone, Copy)]
-struct KeyId([u8; 4]);
-
 struct Signed {
     digest: Digest,
     label: Vec<u8>,
@@ -72,8 +54,7 @@ struct Signed {
 pub fn run(arguments: Arguments) -> CommandResult {
     // A wrong command line is told before a passphrase is asked for.
     arguments.paths.some()?;
-    let key = arguments.signing_key()?;
-    let key_id = arguments.key_id(&key)?;
+    let (key, key_id) = arguments.signer.find(IMA_KEY)?;
     let mut failed = 0_u64;
     let mut signed = 0_u64;
     let mut documents = Vec::new();
@@ -122,64 +103,11 @@ pub fn run(arguments: Arguments) -> CommandResult {
 }
 
 impl Arguments {
-    fn signing_key(&self) -> Result<SigningKey, Failure> {
-        let path = self.key.display();
-        let pem = match read(&self.key) {
-            Ok(pem) => Zeroizing::new(pem),
-            Err(error) if error.kind() == ErrorKind::NotFound && self.key == Path::new(DEFAULT_KEY) => {
-                return Err(Failure::lacking(format!("there is no private key: {path} is missing"))
-                    .next("name one with -k PRIVKEY, or make one with `imara key generate`"));
-            }
-            Err(error) => return Err(Failure::failed(format!("{path}: {error}"))),
-        };
-        let passphrase = self.passphrase.find(false)?;
-        SigningKey::from_bytes(&pem, passphrase.as_deref().map(Vec::as_slice)).map_err(|error| {
-            let failure = Failure::failed(format!("{path}: {error}"));
-            match error {
-                KeyError::PassphraseNeeded | KeyError::WrongPassphrase => failure
-                    .next("give it with --passphrase-file F or in IMARA_KEY_PASSPHRASE; --passphrase asks for it"),
-                KeyError::NotAPrivateKey(_) | KeyError::PublicKeyGiven(_) => {
-                    failure.next("a private key in PEM or DER is needed, as privkey_ima.pem")
-                }
-                KeyError::NotAPublicKey(_)
-                | KeyError::PrivateKeyGiven
-                | KeyError::Truncated { .. }
-                | KeyError::TruncatedPem
-                | KeyError::UnsupportedType(_)
-                | KeyError::InToken
-                | KeyError::Library(_) => failure,
-            }
-        })
-    }
-
-    fn key_id(&self, key: &SigningKey) -> Result<[u8; 4], Failure> {
-        if let Some(KeyId(key_id)) = self.keyid {
-            return Ok(key_id);
-        }
-        let Some(path) = &self.keyid_from_cert else { return Ok(key.key_id()) };
-        let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{}: {what}", path.display()));
-        let bytes = read(path).map_err(|error| failure(&error))?;
-        let public = PublicKey::from_bytes(&bytes).map_err(|error| failure(&error))?;
-        let subject_key_id = public.certificate().and_then(|certificate| certificate.subject_key_id.as_deref());
-        match subject_key_id {
-            Some(id) if id.len() >= 4 => {}
-            _ => {
-                return Err(failure(&"no certificate with a subject key identifier, so it has no key id")
-                    .next("give the key id with --keyid HEX"));
-            }
-        }
-        if !public.is_same_key(key.public()) {
-            return Err(failure(&format_args!("the certificate is of another key than {}", self.key.display()))
-                .next("what is signed would verify nowhere; name the certificate of this key"));
-        }
-        Ok(public.key_id())
-    }
-
     fn sign(&self, file: &TreeFile<'_>, key: &SigningKey, key_id: [u8; 4]) -> Result<Signed, Failure> {
         let path = file.path;
         let shown = printable(path);
         let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {what}"));
-        let digest = files::digest(file, self.algorithm).map_err(|error| failure(&error))?;
+        let digest = files::digest(file, self.signer.algorithm).map_err(|error| failure(&error))?;
         let label = label::sign(&digest, key, Some(key_id)).map_err(|error| failure(&error))?;
         let (attribute, target) = match (self.sigfile, self.xattr_user) {
             (true, _) => (None, printable(&signature_file(path))),
@@ -212,20 +140,4 @@ impl Arguments {
         }
         Ok(Signed { digest, label, target })
     }
-}
-
-fn algorithm(name: &str) -> Result<HashAlgorithm, String> {
-    HashAlgorithm::from_name(name).ok_or_else(|| {
-        let names = HashAlgorithm::ALL.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>();
-        format!("no such hash; known: {}", names.join(" "))
-    })
-}
-
-fn key_id(text: &str) -> Result<KeyId, String> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    if digits.is_empty() || digits.len() > 8 {
-        return Err("1 to 8 hexadecimal digits are needed".to_owned());
-    }
-    let bytes = from_hex(&format!("{digits:0>8}")).map_err(|error| error.to_string())?;
-    bytes.first_chunk().copied().map(KeyId).ok_or_else(|| "1 to 8 hexadecimal digits are needed".to_owned())
 }

@@ -1,0 +1,124 @@
+//! Who signs: options shared by the commands that sign.
+
+use super::key::Passphrase;
+use super::paths::read;
+use crate::output::Failure;
+use imara_engine::crypto::{KeyError, PublicKey, SigningKey};
+use imara_format::hash::{HashAlgorithm, from_hex};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// Who signs, and what.
+#[derive(clap::Args)]
+pub struct Signer {
+    /// The private key, in PEM or DER [default: /etc/keys/privkey_ima.pem; of metadata alone, privkey_evm.pem there]
+    #[arg(short, long, value_name = "PRIVKEY")]
+    key: Option<PathBuf>,
+    #[command(flatten)]
+    passphrase: Passphrase,
+    /// The hash to sign: sha256, sha1, sha384, sha512, …
+    #[arg(short = 'a', long = "hash", value_name = "HASH", default_value = "sha256", value_parser = algorithm)]
+    pub algorithm: HashAlgorithm,
+    /// The key id to write into the signature, up to 8 hexadecimal digits
+    #[arg(long, value_name = "HEX", value_parser = key_id, conflicts_with = "keyid_from_cert")]
+    keyid: Option<KeyId>,
+    /// Take the key id from this certificate of the key
+    #[arg(long, value_name = "F")]
+    keyid_from_cert: Option<PathBuf>,
+}
+
+/// Where `imara key generate` and evmctl put the key that signs contents.
+pub const IMA_KEY: &str = "/etc/keys/privkey_ima.pem";
+/// The key that signs metadata.
+pub const EVM_KEY: &str = "/etc/keys/privkey_evm.pem";
+
+#[derive(Clone, Copy)]
+struct KeyId([u8; 4]);
+
+impl Signer {
+    /// The key, or the one at `default` where none is named, and the id that its signatures carry.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn find(&self, default: &str) -> Result<(SigningKey, [u8; 4]), Failure> {
+        let key = self.key.as_deref().unwrap_or(Path::new(default));
+        let signing_key = read_key(key, self.key.is_none(), &self.passphrase)?;
+        let key_id = self.key_id(key, &signing_key)?;
+        Ok((signing_key, key_id))
+    }
+
+    fn key_id(&self, path: &Path, key: &SigningKey) -> Result<[u8; 4], Failure> {
+        if let Some(KeyId(key_id)) = self.keyid {
+            return Ok(key_id);
+        }
+        let Some(certificate) = &self.keyid_from_cert else { return Ok(key.key_id()) };
+        let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{}: {what}", certificate.display()));
+        let bytes = read(certificate).map_err(|error| failure(&error))?;
+        let public = PublicKey::from_bytes(&bytes).map_err(|error| failure(&error))?;
+        let subject_key_id = public.certificate().and_then(|certificate| certificate.subject_key_id.as_deref());
+        match subject_key_id {
+            Some(id) if id.len() >= 4 => {}
+            _ => {
+                return Err(failure(&"no certificate with a subject key identifier, so it has no key id")
+                    .next("give the key id with --keyid HEX"));
+            }
+        }
+        if !public.is_same_key(key.public()) {
+            return Err(failure(&format_args!("the certificate is of another key than {}", path.display()))
+                .next("what is signed would verify nowhere; name the certificate of this key"));
+        }
+        Ok(public.key_id())
+    }
+}
+
+/// Reads a private key.
+///
+/// # Errors
+/// What is wrong with it; where `default` says that nobody has named it, that there is none.
+pub fn read_key(path: &Path, default: bool, passphrase: &Passphrase) -> Result<SigningKey, Failure> {
+    let shown = path.display();
+    let bytes = match read(path) {
+        Ok(bytes) => Zeroizing::new(bytes),
+        Err(error) if error.kind() == ErrorKind::NotFound && default => {
+            return Err(Failure::lacking(format!("there is no private key: {shown} is missing"))
+                .next("name one with -k PRIVKEY, or make one with `imara key generate`"));
+        }
+        Err(error) => return Err(Failure::failed(format!("{shown}: {error}"))),
+    };
+    let passphrase = passphrase.find(false)?;
+    SigningKey::from_bytes(&bytes, passphrase.as_deref().map(Vec::as_slice)).map_err(|error| {
+        let failure = Failure::failed(format!("{shown}: {error}"));
+        match error {
+            KeyError::PassphraseNeeded | KeyError::WrongPassphrase => {
+                failure.next("give it with --passphrase-file F or in IMARA_KEY_PASSPHRASE; --passphrase asks for it")
+            }
+            KeyError::NotAPrivateKey(_) | KeyError::PublicKeyGiven(_) => {
+                failure.next("a private key in PEM or DER is needed, as privkey_ima.pem")
+            }
+            KeyError::NotAPublicKey(_)
+            | KeyError::PrivateKeyGiven
+            | KeyError::Truncated { .. }
+            | KeyError::TruncatedPem
+            | KeyError::UnsupportedType(_)
+            | KeyError::InToken
+            | KeyError::Library(_) => failure,
+        }
+    })
+}
+
+fn algorithm(name: &str) -> Result<HashAlgorithm, String> {
+    HashAlgorithm::from_name(name).ok_or_else(|| {
+        let names = HashAlgorithm::ALL.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>();
+        format!("no such hash; known: {}", names.join(" "))
+    })
+}
+
+fn key_id(text: &str) -> Result<KeyId, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    if digits.is_empty() || digits.len() > 8 {
+        return Err("1 to 8 hexadecimal digits are needed".to_owned());
+    }
+    let bytes = from_hex(&format!("{digits:0>8}")).map_err(|error| error.to_string())?;
+    bytes.first_chunk().copied().map(KeyId).ok_or_else(|| "1 to 8 hexadecimal digits are needed".to_owned())
+}
