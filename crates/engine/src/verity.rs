@@ -130,6 +130,22 @@ mod tests {
         hash(algorithm, &[&parameters.descriptor(content.len() as u64, root.as_ref())]).unwrap()
     }
 
+    #[test]
+    fn digests_are_those_of_fsverity_utils() {
+        let path = format!("{}/../../tests/vectors/verity/digests.json", env!("CARGO_MANIFEST_DIR"));
+        let cases: Vec<serde_json::Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert!(cases.len() > 300);
+        for case in cases {
+            let number = |name: &str| case[name].as_u64().unwrap();
+            let text = |name: &str| case[name].as_str().unwrap();
+            let hash = if text("hash") == "sha512" { VerityHash::Sha512 } else { VerityHash::Sha256 };
+            let salt = imara_format::hash::from_hex(text("salt")).unwrap();
+            let parameters = VerityParameters::new(hash, number("block_size") as u32, &salt).unwrap();
+            let content = (0..number("size")).map(|index| (index / 7 % 251) as u8).collect::<Vec<_>>();
+            assert_eq!(digest(&parameters, &[&content]).to_hex(), text("digest"), "{case}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]

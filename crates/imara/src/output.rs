@@ -69,6 +69,12 @@ pub fn complain(failure: &Failure) {
     }
 }
 
+/// Prints a warning for people on standard error.
+pub fn warn(what: impl Display) {
+    // As above.
+    let _ = writeln!(std::io::stderr().lock(), "imara: warning: {}", shown(&what.to_string()));
+}
+
 /// Without the control characters that a name may hold which somebody else has chosen.
 fn shown(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() && letter != '\n' { '\u{fffd}' } else { letter }).collect()

@@ -26,6 +26,7 @@ pub mod status;
 pub mod token;
 pub mod trace;
 pub mod verify;
+pub mod verity;
 
 /// An integrity subsystem for Linux: signs, guards, measures, appraises and proves files, in the kernel's own formats.
 #[derive(Parser)]
@@ -41,6 +42,7 @@ enum Command {
     Sign(sign::Arguments),
     Verify(verify::Arguments),
     Show(show::Arguments),
+    Verity(verity::Arguments),
     Guard(guard::Arguments),
     Status(status::Arguments),
     Explain(explain::Arguments),
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Sign(arguments) => sign::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Show(arguments) => show::run(arguments),
+        Command::Verity(arguments) => verity::run(arguments),
         Command::Guard(arguments) => guard::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),

@@ -2,24 +2,34 @@
 
 use super::key::Passphrase;
 use super::paths::read;
-use crate::output::Failure;
+use super::token;
+use crate::output::{Failure, warn};
 use imara_engine::crypto::{KeyError, PublicKey, SigningKey};
 use imara_format::hash::{HashAlgorithm, from_hex};
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// Who signs, and what.
 #[derive(clap::Args)]
 pub struct Signer {
-    /// The private key, in PEM or DER [default: /etc/keys/privkey_ima.pem; of metadata alone, privkey_evm.pem there]
+    #[command(flatten)]
+    key: Key,
+    /// The hash to sign: sha256, sha1, sha384, sha512, …
+    #[arg(short = 'a', long = "hash", value_name = "HASH", default_value = "sha256", value_parser = algorithm)]
+    pub algorithm: HashAlgorithm,
+}
+
+/// Who signs.
+#[derive(clap::Args)]
+pub struct Key {
+    /// The private key, in PEM or DER, or in a token: `pkcs11:token=T;object=O` [default: /etc/keys/privkey_ima.pem; of metadata
+    /// alone, privkey_evm.pem there]
     #[arg(short, long, value_name = "PRIVKEY")]
     key: Option<PathBuf>,
     #[command(flatten)]
     passphrase: Passphrase,
-    /// The hash to sign: sha256, sha1, sha384, sha512, …
-    #[arg(short = 'a', long = "hash", value_name = "HASH", default_value = "sha256", value_parser = algorithm)]
-    pub algorithm: HashAlgorithm,
     /// The key id to write into the signature, up to 8 hexadecimal digits
     #[arg(long, value_name = "HEX", value_parser = key_id, conflicts_with = "keyid_from_cert")]
     keyid: Option<KeyId>,
@@ -37,6 +47,16 @@ pub const EVM_KEY: &str = "/etc/keys/privkey_evm.pem";
 struct KeyId([u8; 4]);
 
 impl Signer {
+    /// As [`Key::find`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn find(&self, default: &str) -> Result<(SigningKey, [u8; 4]), Failure> {
+        self.key.find(default)
+    }
+}
+
+impl Key {
     /// The key, or the one at `default` where none is named, and the id that its signatures carry.
     ///
     /// # Errors
@@ -78,6 +98,9 @@ impl Signer {
 /// What is wrong with it; where `default` says that nobody has named it, that there is none.
 pub fn read_key(path: &Path, default: bool, passphrase: &Passphrase) -> Result<SigningKey, Failure> {
     let shown = path.display();
+    if path.as_os_str().as_bytes().starts_with(b"pkcs11:") {
+        return token::signing_key(path.as_os_str(), passphrase.find(false)?.as_deref().map(Vec::as_slice));
+    }
     let bytes = match read(path) {
         Ok(bytes) => Zeroizing::new(bytes),
         Err(error) if error.kind() == ErrorKind::NotFound && default => {
@@ -87,7 +110,8 @@ pub fn read_key(path: &Path, default: bool, passphrase: &Passphrase) -> Result<S
         Err(error) => return Err(Failure::failed(format!("{shown}: {error}"))),
     };
     let passphrase = passphrase.find(false)?;
-    SigningKey::from_bytes(&bytes, passphrase.as_deref().map(Vec::as_slice)).map_err(|error| {
+    let read = SigningKey::from_bytes(&bytes, passphrase.as_deref().map(Vec::as_slice));
+    read.inspect(|key| warn_of_certificates(&shown, key)).map_err(|error| {
         let failure = Failure::failed(format!("{shown}: {error}"));
         match error {
             KeyError::PassphraseNeeded | KeyError::WrongPassphrase => {
@@ -105,6 +129,20 @@ pub fn read_key(path: &Path, default: bool, passphrase: &Passphrase) -> Result<S
             | KeyError::Library(_) => failure,
         }
     })
+}
+
+/// What a certificate beside the key makes doubtful; nothing of it keeps the key from signing.
+fn warn_of_certificates(path: &dyn std::fmt::Display, key: &SigningKey) {
+    if let Some(certificate) = key.certificate().filter(|certificate| certificate.expired) {
+        let (subject, end) = (&certificate.subject, &certificate.not_after);
+        warn(format_args!(
+            "{path}: the key's certificate ({subject}) expired on {end}; no kernel refuses its signatures for that, others may"
+        ));
+    }
+    if let (None, Some(certificate)) = (key.certificate(), key.strange_certificate()) {
+        let subject = &certificate.subject;
+        warn(format_args!("{path}: the certificate beside the key ({subject}) is of another key, and is left alone"));
+    }
 }
 
 fn algorithm(name: &str) -> Result<HashAlgorithm, String> {
