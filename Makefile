@@ -3,10 +3,12 @@
 SHELL := /bin/bash
 # Where rustup puts cargo, for shells that have not been told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-# More arguments for tests/vm/run and fuzz/run, as in: make vm ARGS="appraise-signed --kernel 6.12"
+# More arguments for tests/vm/run, tests/compat/run and fuzz/run, as in: make vm ARGS="appraise-signed --kernel 6.12"
 ARGS ?=
+# The sources of ima-evm-utils, for make compat.
+SUITE ?=
 
-.PHONY: help setup setup-vm setup-vm-full build man check test tour vm vm-full bench fuzz ci
+.PHONY: help setup setup-vm setup-vm-full setup-compat build man check test tour vm vm-full compat bench fuzz ci
 
 help:
 	@echo "make setup     install what building and testing need (apt; says what it does)"
@@ -18,6 +20,7 @@ help:
 	@echo "make test      every test; live ones as root"
 	@echo "make vm        real kernels as the judge, in QEMU"
 	@echo "make vm-full   the same with a kernel that has every integrity option; builds it first, once"
+	@echo "make compat    the suite of ima-evm-utils with Imara's evmctl, as SUITE=DIR; DIR has its sources"
 	@echo "make bench     the cost of decisions and of the guard, as ratios"
 	@echo "make fuzz      what reads bytes from outside, under libFuzzer, as ARGS="key -max_total_time=60""
 	@echo "make ci        check, test and vm, as .ci/run does"
@@ -30,6 +33,9 @@ setup-vm:
 
 setup-vm-full:
 	@dist/setup build vm kernel
+
+setup-compat:
+	@dist/setup build compat
 
 build: setup
 	cargo build --release --workspace
@@ -57,6 +63,10 @@ vm: setup-vm
 vm-full: setup-vm-full
 	cargo build --release --package imara
 	@tests/vm/run --kernel full $(ARGS)
+
+compat: setup-compat
+	cargo build --release --package imara
+	@tests/compat/run $(SUITE) $(ARGS)
 
 bench: build
 	@bash benches/run

@@ -227,3 +227,69 @@ fn version_1_is_made_where_it_is_asked_for() {
                   evmctl ima_verify --rsa --xattr-user -k pub.pem f 2>&1";
     assert_eq!(shell(folder.path(), signed), "0301\nf: verification is OK\n");
 }
+
+/// A software TPM behind a TCP socket, as ima-evm-utils' tests start one.
+struct TcpTpm {
+    process: std::process::Child,
+    port: u16,
+    _state: tempfile::TempDir,
+}
+
+impl TcpTpm {
+    fn start() -> Option<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let state = tempfile::tempdir().unwrap();
+        let mut command = Command::new("swtpm");
+        command.args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear", "--tpmstate"]);
+        command.arg(format!("dir={}", state.path().display()));
+        command.args(["--server", &format!("type=tcp,port={port}")]);
+        let process = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let tpm = Self { process, port, _state: state };
+        for _ in 0..500 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Some(tpm);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("swtpm does not answer at port {port}");
+    }
+}
+
+impl Drop for TcpTpm {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn the_boot_aggregate_is_read_from_the_tpm_that_the_environment_names() {
+    let name = "the_boot_aggregate_is_read_from_the_tpm_that_the_environment_names";
+    if fs::exists("/sys/class/tpm/tpm0").unwrap_or(true) {
+        println!("skipped: {name}: this machine has a TPM, which is asked first");
+        return;
+    }
+    let Some(tpm) = TcpTpm::start() else {
+        println!("skipped: {name}: no swtpm: apt install swtpm");
+        return;
+    };
+    let ask = |kind: &str, port: u16| {
+        let mut command = Command::new(EVMCTL);
+        command.arg("ima_boot_aggregate").stdin(Stdio::null());
+        command.env("TPM_INTERFACE_TYPE", "socsim").env("TPM_SERVER_TYPE", kind);
+        command.env("TPM_SERVER_NAME", "127.0.0.1").env("TPM_COMMAND_PORT", port.to_string());
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    // SHA-1 of 160 zeros, SHA-256 of 320.
+    let aggregates = "sha1:9797edf8d0eed36b1cf92547816051c8af4e45ee\n\
+                      sha256:7b6436b0c98f62380866d9432c2af0ee08ce16a171bda6951aecd95ee1307d61\n";
+    assert_eq!(ask("raw", tpm.port), (Some(0), aggregates.to_owned(), String::new()));
+    let (status, printed, told) = ask("mssim", tpm.port);
+    assert_eq!((status, printed.as_str()), (Some(125), ""), "{told}");
+    assert!(told.contains("TPM_SERVER_TYPE is mssim") && told.contains("Failed to read any TPM PCRs"), "{told}");
+    drop(tpm);
+    let (status, _, told) = ask("raw", 1);
+    assert!(status == Some(125) && told.contains("reason: "), "{told}");
+}
