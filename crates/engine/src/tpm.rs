@@ -40,7 +40,7 @@ pub mod template;
 #[cfg(test)]
 mod tests;
 
-pub use capability::{Clock, Lockout, Properties};
+pub use capability::{Clock, Lockout, Properties, Room, Specification};
 pub use error::TpmError;
 pub use loaded::{LoadedRecord, Recovered};
 pub use name::Name;

@@ -55,6 +55,28 @@ pub struct Properties {
     pub firmware: (u32, u32),
 }
 
+/// The edition of the TCG's Library that a TPM is made to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Specification {
+    /// The revision times 100, e.g. 138, 159.
+    pub revision: u32,
+    /// The year of its errata.
+    pub year: u32,
+}
+
+/// What else can be loaded or kept in a TPM. Through a resource manager it is what one user of that can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Objects that can be loaded besides those that are; an estimate.
+    pub objects: u32,
+    /// Sessions that can be loaded besides those that are; an estimate.
+    pub sessions: u32,
+    /// Sessions that can be begun besides those that are loaded or saved.
+    pub active_sessions: u32,
+    /// Objects that can be kept besides those that are; an estimate.
+    pub persistent: u32,
+}
+
 impl Tpm {
     /// What the TPM says about itself.
     ///
@@ -81,6 +103,35 @@ impl Tpm {
         properties.manufacturer = properties.manufacturer.trim().to_owned();
         properties.vendor = properties.vendor.trim().to_owned();
         Ok(properties)
+    }
+
+    /// What it is made to.
+    ///
+    /// # Errors
+    /// [`TpmError`] as the TPM answers.
+    pub fn specification(&mut self) -> Result<Specification, TpmError> {
+        Ok(Specification { revision: self.property(REVISION)?, year: self.property(YEAR)? })
+    }
+
+    /// What else there is room for.
+    ///
+    /// # Errors
+    /// [`TpmError`] as the TPM answers.
+    pub fn room(&mut self) -> Result<Room, TpmError> {
+        Ok(Room {
+            objects: self.property(TRANSIENT_AVAILABLE)?,
+            sessions: self.property(LOADED_AVAILABLE)?,
+            active_sessions: self.property(ACTIVE_AVAILABLE)?,
+            persistent: self.property(PERSISTENT_AVAILABLE)?,
+        })
+    }
+
+    /// The NV indices that are defined.
+    ///
+    /// # Errors
+    /// [`TpmError`] as the TPM answers.
+    pub fn nv_indices(&mut self) -> Result<Vec<u32>, TpmError> {
+        self.handles(NV_INDICES)
     }
 
     /// Its clock and counters.
@@ -181,6 +232,14 @@ const LOCKOUT_COUNTER: u32 = 0x20e;
 const MAX_AUTH_FAIL: u32 = 0x20f;
 const LOCKOUT_INTERVAL: u32 = 0x210;
 const LOCKOUT_RECOVERY: u32 = 0x211;
+const REVISION: u32 = 0x102;
+const YEAR: u32 = 0x104;
+const LOADED_AVAILABLE: u32 = 0x204;
+const ACTIVE_AVAILABLE: u32 = 0x206;
+const TRANSIENT_AVAILABLE: u32 = 0x207;
+const PERSISTENT_AVAILABLE: u32 = 0x209;
+/// Where the handles of NV indices begin.
+const NV_INDICES: u32 = 0x0100_0000;
 const HANDLES_AT_ONCE: u32 = 64;
 /// The bits of a handle that say what kind it is.
 const KIND: u32 = 0xff00_0000;

@@ -140,11 +140,21 @@ impl Tpm {
         Ok(())
     }
 
-    /// `TPM_CAP_PCRS`: the standard has all banks in one answer.
-    pub(super) fn allocated_banks(&mut self) -> Result<Vec<Bank>, TpmError> {
+    /// The PCRs of each bank that the TPM implements: none of a bank that it keeps no PCRs of now.
+    ///
+    /// # Errors
+    /// [`TpmError`] as the TPM answers.
+    pub fn pcr_allocation(&mut self) -> Result<PcrSelection, TpmError> {
+        // The standard has all banks in one answer.
         let mut reader = self.capability(TpmCap::Pcrs, 0, 1)?;
         let selection = PcrSelection::read(&mut reader)?;
         reader.end()?;
+        Ok(selection)
+    }
+
+    /// The banks that have PCRs.
+    pub(super) fn allocated_banks(&mut self) -> Result<Vec<Bank>, TpmError> {
+        let selection = self.pcr_allocation()?;
         let mut banks: Vec<Bank> = Vec::new();
         for (tpm_id, pcrs) in selection.maps().iter().copied().filter(|(_, pcrs)| *pcrs != 0) {
             if banks.iter().any(|bank| bank.tpm_id == tpm_id) {

@@ -100,12 +100,12 @@ impl ResponseCode {
             Some(Rc::Failure) => ": switch the machine off and on; if it stays so, the TPM is broken",
             Some(Rc::Reboot) => ": reboot the machine",
             Some(Rc::ObjectMemory | Rc::SessionMemory | Rc::Memory) => {
-                ": use /dev/tpmrm0, which swaps objects, or flush old ones with `tpm2_flushcontext -t`"
+                ": use /dev/tpmrm0, which swaps objects; `imara tpm status` shows what is loaded, `tpm2_flushcontext -t` flushes it"
             }
             Some(Rc::Lockout) => {
-                ": wait until `tpm2_getcap properties-variable` shows no lockout, or reset it as owner"
+                ": `imara tpm status` shows for how long; `tpm2_dictionarylockout -c` ends it for who has the lockout authorisation"
             }
-            Some(Rc::Hash | Rc::Value) => ": compare the banks used with `tpm2_getcap pcrs`",
+            Some(Rc::Hash | Rc::Value) => ": `imara tpm status` shows the banks that it has",
             Some(Rc::Locality) => ": this PCR belongs to firmware or the kernel; configure another one",
             _ => "",
         }

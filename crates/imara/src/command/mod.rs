@@ -24,6 +24,7 @@ pub mod sign;
 pub mod signing;
 pub mod status;
 pub mod token;
+pub mod tpm;
 pub mod trace;
 pub mod verify;
 pub mod verity;
@@ -49,6 +50,7 @@ enum Command {
     Mode(mode::Arguments),
     Measurement(measurement::Arguments),
     Policy(policy::Arguments),
+    Tpm(tpm::Arguments),
     Trace(trace::Arguments),
     /// Waits to roll a switch of the mode back (`imara mode --for` starts it).
     #[command(hide = true)]
@@ -96,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Mode(arguments) => mode::run(arguments),
         Command::Measurement(arguments) => measurement::run(arguments),
         Command::Policy(arguments) => policy::run(arguments),
+        Command::Tpm(arguments) => tpm::run(arguments),
         Command::Trace(arguments) => trace::run(arguments),
         Command::RollBack(arguments) => crate::guard::rollback::wait(&arguments).map(|()| Outcome::Done),
         Command::Man(arguments) => man::run(&arguments),

@@ -1,0 +1,43 @@
+//! `imara tpm`: the TPM, one subcommand a file.
+
+mod pcrs;
+mod random;
+mod status;
+pub mod target;
+
+use super::CommandResult;
+
+/// The TPM: what state it is in, PCRs, random numbers.
+///
+/// Nothing stays loaded in the TPM after a command. Where the kernel's resource manager does not see to that (any TPM but
+/// /dev/tpmrm0), what is loaded is recorded in /run/imara-tpm, so that the next command flushes what one that was killed has
+/// left.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Status(status::Status),
+    Random(random::Random),
+    Pcrs(pcrs::Pcrs),
+}
+
+/// The version of the form of what `--json` prints here.
+const SCHEMA: u32 = 1;
+
+/// Runs it.
+///
+/// # Errors
+/// What the command could not do.
+pub fn run(arguments: Arguments) -> CommandResult {
+    // Authorisation values and random numbers pass through this process: no core dump, no debugger of another.
+    imara_linux::sys::process::forbid_dumps();
+    match arguments.command {
+        Command::Status(status) => status.run(),
+        Command::Random(random) => random.run(),
+        Command::Pcrs(pcrs) => pcrs.run(),
+    }
+}

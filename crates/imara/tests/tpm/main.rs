@@ -1,0 +1,4 @@
+//! `imara tpm`, run as a program on a software TPM, with tpm2-tools as the second opinion.
+
+mod reading;
+mod software;
