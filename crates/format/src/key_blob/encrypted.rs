@@ -20,7 +20,7 @@
 //!
 //! Source: `datablob_parse`, `encrypted_key_alloc`, `encrypted_key_decrypt`, security/keys/encrypted-keys/encrypted.c.
 
-use super::{Errno, shown};
+use super::{Errno, decimal, shown};
 use crate::hash::to_hex;
 use std::fmt;
 
@@ -178,21 +178,10 @@ impl KeyLength {
     /// # Errors
     /// [`CommandError::LengthNotANumber`], [`CommandError::LengthOutOfRange`].
     pub fn parse(word: &[u8]) -> Result<Self, CommandError> {
-        let digits = word.strip_suffix(b"\n").unwrap_or(word);
-        let negative = digits.first() == Some(&b'-');
-        let digits = digits.strip_prefix(b"+").or_else(|| digits.strip_prefix(b"-")).unwrap_or(digits);
-        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-            return Err(CommandError::LengthNotANumber { found: shown(word) });
-        }
-        // More digits than a number of ours has can only mean one that is out of range.
-        let number = digits.iter().try_fold(0_usize, |number, digit| {
-            number.checked_mul(10)?.checked_add(usize::from(digit.checked_sub(b'0')?))
-        });
-        match number {
-            Some(bytes) if !negative && (SHORTEST_KEY..=LONGEST_KEY).contains(&bytes) => {
-                Ok(Self { text: word.to_vec(), bytes })
-            }
-            _ => Err(CommandError::LengthOutOfRange { found: shown(word) }),
+        let number = decimal(word).ok_or_else(|| CommandError::LengthNotANumber { found: shown(word) })?;
+        match usize::try_from(number) {
+            Ok(bytes) if (SHORTEST_KEY..=LONGEST_KEY).contains(&bytes) => Ok(Self { text: word.to_vec(), bytes }),
+            Ok(_) | Err(_) => Err(CommandError::LengthOutOfRange { found: shown(word) }),
         }
     }
 
