@@ -101,6 +101,47 @@ pub fn identity(tid: i32, credentials: &Credentials) -> TaskIdentity {
     }
 }
 
+/// What keeps a process from running, as far as `/proc` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standstill {
+    /// Nothing that shows.
+    None,
+    /// SIGSTOP or the like.
+    Stopped,
+    /// This process holds one of its threads at least, as a debugger does.
+    Traced(i32),
+    /// It has ended, or was killed and a thread of it is still in the kernel.
+    Dead,
+}
+
+/// What keeps the process from running, in any of its threads.
+pub fn standstill(pid: i32) -> Standstill {
+    let Ok(text) = std::fs::read(format!("/proc/{pid}/status")) else {
+        return Standstill::Dead;
+    };
+    let found = standstill_of(&String::from_utf8_lossy(&text));
+    if found != Standstill::None {
+        return found;
+    }
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| std::fs::read(thread.path().join("status")).ok())
+        .map(|text| standstill_of(&String::from_utf8_lossy(&text)))
+        .find(|found| matches!(found, Standstill::Traced(_) | Standstill::Stopped))
+        .unwrap_or(Standstill::None)
+}
+
+fn standstill_of(status: &str) -> Standstill {
+    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
+    let tracer = line("TracerPid:").and_then(|pid| pid.parse().ok()).unwrap_or(0);
+    match line("State:").and_then(|state| state.chars().next()) {
+        Some('Z' | 'X') => Standstill::Dead,
+        Some('T' | 't') if tracer != 0 => Standstill::Traced(tracer),
+        Some('T') => Standstill::Stopped,
+        _ => Standstill::None,
+    }
+}
+
 /// Whether the process with this number is a corpse: killed, and kept by a thread that the kernel cannot let go.
 pub fn is_dead(pid: &str) -> bool {
     let state = |stat: String| stat.rsplit(')').next()?.trim_start().chars().next();
@@ -181,6 +222,28 @@ mod tests {
         let credentials = credentials(tid).unwrap();
         assert_eq!(credentials.pid, std::process::id().cast_signed());
         assert_eq!(credentials.uids[0], rustix::process::getuid().as_raw());
+    }
+
+    #[test]
+    fn what_keeps_a_process_from_running_is_told() {
+        for (status, expected) in [
+            ("State:\tS (sleeping)\nTracerPid:\t0\n", Standstill::None),
+            ("State:\tR (running)\nTracerPid:\t7\n", Standstill::None),
+            ("State:\tD (disk sleep)\nTracerPid:\t0\n", Standstill::None),
+            ("State:\tT (stopped)\nTracerPid:\t0\n", Standstill::Stopped),
+            ("State:\tt (tracing stop)\nTracerPid:\t7\n", Standstill::Traced(7)),
+            ("State:\tT (stopped)\nTracerPid:\t7\n", Standstill::Traced(7)),
+            ("State:\tZ (zombie)\n", Standstill::Dead),
+            ("", Standstill::None),
+        ] {
+            assert_eq!(standstill_of(status), expected, "{status}");
+        }
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        assert_eq!(standstill(pid), Standstill::None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(standstill(pid), Standstill::Dead);
     }
 
     #[test]

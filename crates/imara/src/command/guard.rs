@@ -54,6 +54,10 @@ pub struct Arguments {
     /// What it is answered with then, in enforce mode: refuse or allow.
     #[arg(long, value_name = "WHAT")]
     on_deadline: Option<String>,
+    /// End the guard, so that every access goes on, when it has answered nothing for so long (10s), or has been stopped for 2 s; `none`:
+    /// no process beside it watches over it.
+    #[arg(long, value_name = "TIME")]
+    sentinel: Option<String>,
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -83,6 +87,7 @@ pub fn run(arguments: Arguments) -> CommandResult {
     file.follow = arguments.follow.or(file.follow);
     file.deadline = arguments.deadline.or(file.deadline);
     file.on_deadline = arguments.on_deadline.or(file.on_deadline);
+    file.sentinel = arguments.sentinel.or(file.sentinel);
     if arguments.require_signed_policy {
         file.policy_signature = Some("required".into());
     }

@@ -55,6 +55,9 @@ enum Command {
     /// Waits to roll a switch of the mode back (`imara mode --for` starts it).
     #[command(hide = true)]
     RollBack(crate::guard::rollback::Arguments),
+    /// Watches over the guard that started it.
+    #[command(hide = true)]
+    Sentinel(crate::guard::sentinel::Arguments),
     #[command(hide = true)]
     Man(man::Arguments),
 }
@@ -69,15 +72,29 @@ pub struct RuntimeDirectory {
 
 /// The daemon: `imara guard` as a service.
 #[derive(Parser)]
-#[command(name = "imarad", version)]
+#[command(name = "imarad", version, args_conflicts_with_subcommands = true)]
 struct Imarad {
     #[command(flatten)]
     guard: guard::Arguments,
+    #[command(subcommand)]
+    beside: Option<Beside>,
+}
+
+/// What the daemon starts beside itself.
+#[derive(Subcommand)]
+enum Beside {
+    /// Watches over the guard that started it.
+    #[command(hide = true)]
+    Sentinel(crate::guard::sentinel::Arguments),
 }
 
 /// Runs `imarad` with the process's arguments.
 pub fn daemon() -> ExitCode {
-    finish(guard::run(Imarad::parse().guard))
+    let imarad = Imarad::parse();
+    finish(match imarad.beside {
+        None => guard::run(imarad.guard),
+        Some(Beside::Sentinel(arguments)) => crate::guard::sentinel::watch(&arguments).map(|()| Outcome::Done),
+    })
 }
 
 /// What a subcommand returns: how it ended, or why it could not do what was asked.
@@ -101,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Tpm(arguments) => tpm::run(arguments),
         Command::Trace(arguments) => trace::run(arguments),
         Command::RollBack(arguments) => crate::guard::rollback::wait(&arguments).map(|()| Outcome::Done),
+        Command::Sentinel(arguments) => crate::guard::sentinel::watch(&arguments).map(|()| Outcome::Done),
         Command::Man(arguments) => man::run(&arguments),
     })
 }

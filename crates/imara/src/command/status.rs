@@ -97,6 +97,15 @@ fn for_people(status: &Value) -> String {
         return out;
     }
     line("guard", format!("process {}, mode {}", status["pid"], text(&status["mode"])));
+    let sentinel = &status["sentinel"];
+    if sentinel["pid"].is_null() {
+        line(
+            "  sentinel",
+            format!("none ({}): a guard that hangs would hold up whoever opens a file", text(&sentinel["why"])),
+        );
+    } else {
+        line("  sentinel", format!("process {}", sentinel["pid"]));
+    }
     let rollback = &status["rollback"];
     match rollback["ended"].as_str() {
         Some(how) => line("  rollback", format!("{} to {}: {how}", text(&rollback["from"]), text(&rollback["to"]))),

@@ -5,6 +5,7 @@ use super::control::Request;
 use super::explanation;
 use super::live_policy::LivePolicy;
 use super::runtime;
+use super::sentinel::Beside;
 use super::tracing::Tracing;
 use crate::output::Failure;
 use imara_engine::audit::AuditRecord;
@@ -32,6 +33,8 @@ pub struct Answers {
     pub policy: LivePolicy,
     /// The trace, while one is taken.
     pub tracing: Arc<Tracing>,
+    /// The process that lets everybody go on should the guard not.
+    pub beside: Arc<Beside>,
     /// When it started, in seconds since 1970.
     pub started: u64,
 }
@@ -173,6 +176,7 @@ impl Answers {
                 "chain": self.about["chain"],
             },
             "tpm": tpm,
+            "sentinel": self.beside.status(),
             "trace": self.tracing.status(),
             "gap": self.about["gap"],
             "notes": self.about["notes"],

@@ -20,6 +20,8 @@ pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/imara";
 pub const DEFAULT_PCR: u32 = 10;
 /// How long a decision may stand still.
 pub const DEFAULT_DEADLINE: &str = "10s";
+/// How long the guard may be silent.
+pub const DEFAULT_SENTINEL: &str = "10s";
 
 /// The configuration file; every key may be missing.
 #[derive(Debug, Default, Deserialize, PartialEq)]
@@ -55,6 +57,8 @@ pub struct File {
     pub deadline: Option<String>,
     /// `refuse` or `allow`.
     pub on_deadline: Option<String>,
+    /// A span of time, or `none`.
+    pub sentinel: Option<String>,
 }
 
 /// Which TPM is extended.
@@ -112,6 +116,8 @@ pub struct Config {
     pub deadline: Option<Duration>,
     /// What becomes of it then.
     pub on_deadline: Overdue,
+    /// After how long of silence the sentinel takes the guard to hang; `None` for no sentinel.
+    pub sentinel: Option<Duration>,
 }
 
 impl File {
@@ -125,9 +131,17 @@ impl File {
         toml::from_str(&text).map_err(|error| {
             failed(&error).next(
                 "the keys are watch, policy, keys, mode, tpm, runtime-dir, state-dir, template, hash, pcr, \
-                     policy-signature, missing-policy, follow, deadline and on-deadline",
+                     policy-signature, missing-policy, follow, deadline, on-deadline and sentinel",
             )
         })
+    }
+}
+
+/// A span of time, or none.
+fn span(name: &str, text: &str) -> Result<Option<Duration>, Failure> {
+    match text {
+        "none" => Ok(None),
+        text => duration::parse(text).map(Some).map_err(|error| Failure::usage(format_args!("{name}: {error}"))),
     }
 }
 
@@ -143,15 +157,13 @@ impl Config {
             "all" => Follow::All,
             other => return Err(Failure::usage(format_args!("follow `{other}` is not named, below or all"))),
         };
-        let deadline = match file.deadline.as_deref().unwrap_or(DEFAULT_DEADLINE) {
-            "none" => None,
-            text => Some(duration::parse(text).map_err(|error| Failure::usage(format_args!("deadline: {error}")))?),
-        };
+        let deadline = span("deadline", file.deadline.as_deref().unwrap_or(DEFAULT_DEADLINE))?;
         let on_deadline = match file.on_deadline.as_deref().unwrap_or("refuse") {
             "refuse" => Overdue::Refuse,
             "allow" => Overdue::Allow,
             other => return Err(Failure::usage(format_args!("on-deadline `{other}` is not refuse or allow"))),
         };
+        let sentinel = span("sentinel", file.sentinel.as_deref().unwrap_or(DEFAULT_SENTINEL))?;
         let watch = file.watch.unwrap_or_default();
         if watch.is_empty() && follow != Follow::All {
             return Err(Failure::usage("nothing is to be watched")
@@ -203,6 +215,7 @@ impl Config {
             follow,
             deadline,
             on_deadline,
+            sentinel,
             state_directory: absolute(file.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()))?,
             watch,
             policy: absolute(policy)?,
@@ -237,6 +250,7 @@ mod tests {
             ("watch = ['/x']\npolicy = '/p'\nfollow = 'some'", "some"),
             ("watch = ['/x']\npolicy = '/p'\ndeadline = '10'", "10m"),
             ("watch = ['/x']\npolicy = '/p'\non-deadline = 'hope'", "hope"),
+            ("watch = ['/x']\npolicy = '/p'\nsentinel = 'soon'", "sentinel"),
         ] {
             let failure = Config::new(file(text).unwrap()).unwrap_err();
             assert!(failure.what.contains(word), "{text}: {}", failure.what);

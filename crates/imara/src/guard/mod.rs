@@ -12,4 +12,6 @@ pub mod rollback;
 pub mod run;
 pub mod running;
 pub mod runtime;
+pub mod sentinel;
+pub mod service_manager;
 pub mod tracing;

@@ -8,6 +8,8 @@ use super::list::{self, Chain, Mirror};
 use super::live_policy::LivePolicy;
 use super::policy_source::{self, Demands, PolicySource};
 use super::runtime::{self, HEARTBEAT, Left, Runtime};
+use super::sentinel::{self, Beside};
+use super::service_manager;
 use super::tracing::Tracing;
 use crate::command::paths::read;
 use crate::output::{Failure, Outcome};
@@ -95,7 +97,9 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     let directory = runtime.path("");
     let boot = runtime::boot_id();
     let same_boot = left.as_ref().is_some_and(|left| left.state.boot_id == boot);
-    let (in_use, tpm) = open_tpm(config, &runtime, !same_boot)?;
+    // A software TPM answers one at a time, and one that is dead and not gone is not going to leave it.
+    let stuck = left.as_ref().is_some_and(|left| left.stuck);
+    let (in_use, tpm) = open_tpm(config, &runtime, !same_boot || stuck)?;
     // After the software TPM was started, which must not inherit it, and before any thread, which must.
     sys::process::block_termination();
     sys::lease::block_signals();
@@ -116,12 +120,17 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     };
     let listener = control::listen(&directory).map_err(Failure::failed)?;
     let group = PermissionGroup::open().map_err(|error| cannot_guard(GuardError::Fanotify(error)))?;
+    let beside = Arc::new(Beside::start(&directory, config.sentinel));
+    if let Some(why) = beside.why_not() {
+        beginning.notes.push(format!("no sentinel, so a guard that hangs holds up whoever opens a file: {why}"));
+    }
     let settings = Settings {
         directories: config.watch.clone(),
         follow: config.follow,
         software_tpm,
         deadline: config.deadline,
         on_deadline: config.on_deadline,
+        sentinel: Arc::clone(beside.link()),
     };
     let guard = Guard::start(Arc::clone(&checker), group, &settings).map_err(cannot_guard)?;
     // Only now, for the same reason.
@@ -145,6 +154,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         started: now_seconds(),
         policy: LivePolicy::new(source, demands),
         tracing: Arc::clone(&tracing),
+        beside: Arc::clone(&beside),
     };
     std::thread::Builder::new()
         .name("control".into())
@@ -160,13 +170,20 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
             }
         })
         .map_err(Failure::failed)?;
+    {
+        let (beside, guard) = (Arc::clone(&beside), Arc::clone(&guard));
+        std::thread::Builder::new().name("beat".into()).spawn(move || beside.beat(&guard)).map_err(Failure::failed)?;
+    }
     for note in &beginning.notes {
         tell(note);
     }
     ready()?;
     let signal = sys::process::wait_for_signal();
     tell(&format!("ending on signal {signal}"));
-    stop(guard, &tracing, checker, log, in_use, runtime, audit_thread, &mut tell)
+    service_manager::tell("STOPPING=1");
+    let outcome = stop(guard, &tracing, checker, log, in_use, runtime, audit_thread, &mut tell);
+    beside.stop();
+    outcome
 }
 
 /// The policy to start with.
@@ -323,7 +340,7 @@ fn start_list(
             && same_boot
         {
             beginning.notes.push(format!(
-                "the software TPM was killed and its PCRs are lost: a fresh list begins, the old one is kept as {}",
+                "the software TPM has lost its PCRs: a fresh list begins, the old one is kept as {}",
                 aside.display()
             ));
         }
@@ -353,7 +370,7 @@ fn start_list(
         }
     }
     if let Some(left) = left.filter(|_| same_boot) {
-        note_gap(&log, &left, beginning)?;
+        note_gap(&log, &runtime.path(""), &left, beginning)?;
     }
     beginning.chain = chain;
     Ok(log)
@@ -368,7 +385,7 @@ fn used_before(tpm: &mut Tpm, pcr: u32) -> Option<String> {
 
 /// While no guard ran nothing was asked and nothing measured: that is told, and listed so that whoever verifies the list
 /// sees it, too.
-fn note_gap(log: &MeasurementLog, left: &Left, beginning: &mut Beginning) -> Result<(), Failure> {
+fn note_gap(log: &MeasurementLog, directory: &Path, left: &Left, beginning: &mut Beginning) -> Result<(), Failure> {
     let from = left.last_alive.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let until = now_seconds();
     let cause = if left.state.ended { "stopped" } else { "killed" };
@@ -381,8 +398,11 @@ fn note_gap(log: &MeasurementLog, left: &Left, beginning: &mut Beginning) -> Res
         Err(error) => return Err(Failure::failed(error)),
     }
     if !left.state.ended {
+        let by_sentinel = sentinel::ended(directory).filter(|ended| ended.guard == left.state.pid);
+        let how = by_sentinel
+            .map_or("was killed".to_owned(), |ended| format!("was ended by its sentinel, because {}", ended.why));
         beginning.notes.push(format!(
-            "the guard before (process {}) was killed: nothing was guarded for up to {} s; the list has an entry `imara_gap`",
+            "the guard before (process {}) {how}: nothing was guarded for up to {} s; the list has an entry `imara_gap`",
             left.state.pid,
             until.saturating_sub(from)
         ));
@@ -399,20 +419,7 @@ fn now_seconds() -> u64 {
 fn ready() -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "ready").and_then(|()| stdout.flush()).map_err(Failure::failed)?;
-    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else {
-        return Ok(());
-    };
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
-    let address = match address.as_bytes().split_first() {
-        Some((b'@', name)) => SocketAddr::from_abstract_name(name),
-        _ => SocketAddr::from_pathname(&address),
-    };
-    // A service manager that does not listen is not worth failing for.
-    if let (Ok(socket), Ok(address)) = (UnixDatagram::unbound(), address) {
-        let _ = socket.send_to_addr(b"READY=1", &address);
-    }
+    service_manager::tell("READY=1");
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //! | `measurements` | the list, in the kernel's binary form, appended to |
 //! | `state.json` | boot, process and how it ended, for the next start; its time of change is when it last ran |
 //! | `audit.log` | audit records, in the kernel's form |
+//! | `sentinel.json` | which guard its sentinel had to end, and why |
 //! | `tpm/` | the software TPM's state and socket |
 
 use crate::output::Failure;
@@ -43,6 +44,8 @@ pub struct Left {
     pub state: State,
     /// When it last ran.
     pub last_alive: SystemTime,
+    /// Whether it is dead, and a thread of it still in the kernel, with all that it had open.
+    pub stuck: bool,
 }
 
 /// The size of `state.json`, filled up with spaces, in bytes.
@@ -57,6 +60,8 @@ pub const SOCKET: &str = "control.sock";
 pub const LIST: &str = "measurements";
 /// Audit records.
 pub const AUDIT_LOG: &str = "audit.log";
+/// Which guard its sentinel had to end.
+pub const SENTINEL: &str = "sentinel.json";
 /// The software TPM.
 pub const TPM: &str = "tpm";
 
@@ -88,6 +93,20 @@ fn locked(lock: &File) -> bool {
     true
 }
 
+/// A lock in the place of one that nobody will ever let go.
+fn another_lock(path: &Path) -> std::io::Result<File> {
+    let aside = path.with_extension(std::process::id().to_string());
+    let lock = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    // Ours before it can be found; should two do this at once, the one whose lock is in its place then has it.
+    lock.try_lock().map_err(std::io::Error::from)?;
+    std::fs::rename(&aside, path)?;
+    let (ours, there) = (lock.metadata()?, std::fs::metadata(path)?);
+    if std::os::unix::fs::MetadataExt::ino(&ours) == std::os::unix::fs::MetadataExt::ino(&there) {
+        return Ok(lock);
+    }
+    open(path).map_err(|failure| std::io::Error::other(failure.what))
+}
+
 impl Runtime {
     /// Makes the directory where it is missing, readable by its owner alone, and takes it.
     ///
@@ -100,10 +119,19 @@ impl Runtime {
         builder.recursive(true).create(directory).map_err(failed)?;
         let directory = std::fs::canonicalize(directory).map_err(failed)?;
         let mut lock = open(&directory.join("lock"))?;
-        if !locked(&lock) {
-            let mut pid = String::new();
+        let mut pid = String::new();
+        let mut stuck = false;
+        let taken = !locked(&lock) && {
             // Who it is is a courtesy.
             let _ = lock.read_to_string(&mut pid);
+            // One that was killed, and of which the kernel cannot let a thread go, will not let go of its lock either.
+            stuck = imara_linux::process::is_dead(&pid);
+            !stuck || {
+                lock = another_lock(&directory.join("lock")).map_err(failed)?;
+                !locked(&lock)
+            }
+        };
+        if taken {
             return Err(Failure::failed(format_args!(
                 "a guard runs already with {} (process {})",
                 directory.display(),
@@ -121,8 +149,8 @@ impl Runtime {
         // says otherwise.
         let unknown = || State { boot_id: boot_id(), pid: 0, ended: false };
         let left = match serde_json::from_str(&text) {
-            Ok(state) => Some(Left { state, last_alive }),
-            Err(_) => directory.join(LIST).exists().then(|| Left { state: unknown(), last_alive }),
+            Ok(state) => Some(Left { state, last_alive, stuck }),
+            Err(_) => directory.join(LIST).exists().then(|| Left { state: unknown(), last_alive, stuck }),
         };
         Ok((Self { directory, _lock: lock, state }, left))
     }

@@ -312,7 +312,8 @@ fn a_mode_for_a_time_goes_back_by_itself_unless_it_is_confirmed() {
 fn a_guard_that_hangs_does_not_keep_the_mode_from_going_back() {
     let mut scratch = scratch!("a_guard_that_hangs_does_not_keep_the_mode_from_going_back");
     let unsigned = scratch.program("unsigned");
-    scratch.guard(SIGNED_PROGRAMS, "log");
+    // Nothing else is to end it.
+    scratch.guard_with(SIGNED_PROGRAMS, "log", &["--sentinel", "none"]);
     must(&mut scratch.command(&["mode", "enforce", "--for", "1s"]));
     signal("STOP", scratch.pid());
     // Nobody answers: whoever opens or runs something waits, until the second process ends the guard.
@@ -327,7 +328,8 @@ fn a_guard_that_hangs_does_not_keep_the_mode_from_going_back() {
 fn whoever_asks_a_guard_that_hangs_is_told_so() {
     let mut scratch = scratch!("whoever_asks_a_guard_that_hangs_is_told_so");
     let file = scratch.program("program");
-    scratch.guard(SIGNED_PROGRAMS, "log");
+    // Nothing else is to end it.
+    scratch.guard_with(SIGNED_PROGRAMS, "log", &["--sentinel", "none"]);
     let pid = scratch.pid();
     signal("STOP", pid);
     let commands: [&[&str]; 4] =
@@ -486,7 +488,8 @@ fn the_next_policy_is_for_a_file_system_that_is_mounted_over_and_for_what_is_mou
 #[test]
 fn a_confirmation_that_comes_while_the_mode_goes_back_is_too_late_and_says_so() {
     let mut scratch = scratch!("a_confirmation_that_comes_while_the_mode_goes_back_is_too_late_and_says_so");
-    scratch.guard(SIGNED_PROGRAMS, "log");
+    // Nothing else is to end it.
+    scratch.guard_with(SIGNED_PROGRAMS, "log", &["--sentinel", "none"]);
     must(&mut scratch.command(&["mode", "enforce", "--for", "1s"]));
     signal("STOP", scratch.pid());
     std::thread::sleep(Duration::from_secs(2));

@@ -12,6 +12,7 @@ mod measurement;
 mod mounts;
 mod reach;
 mod restart;
+mod sentinel;
 mod stuck;
 mod trace;
 mod unasked;

@@ -307,7 +307,7 @@ fn every_mount_namespace_is_guarded_when_that_is_wanted_and_files_are_listed_as_
     "#;
     fs::write(root.join("inside"), inside).unwrap();
     let outside = format!(
-        "mount -t tmpfs -o size=512m none '{r}' -o mode=755 && cp -a '{s}/.' '{r}/' && cd '{r}' && mount -t proc none proc && \
+        "mount -t tmpfs -o size=512m none '{r}' -o mode=755 && cp -a '{s}/.' '{r}/' && cd '{r}' && cp -a /dev/null dev && mount -t proc none proc && \
          pivot_root . old && cd / && export LD_LIBRARY_PATH=/lib64 PATH=/bin && exec /bin/sh -c 'umount -l /old; sh /inside'",
         s = root.display(),
         r = {

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const EVERYTHING: &str = "measure func=BPRM_CHECK\nappraise func=BPRM_CHECK appraise_type=imasig\n\
+pub const EVERYTHING: &str = "measure func=BPRM_CHECK\nappraise func=BPRM_CHECK appraise_type=imasig\n\
                           measure func=FILE_CHECK mask=MAY_READ fsmagic=0x65735546\n";
 
 /// A FUSE whose server does what the names say: `open-*` is never opened, `read-*` never read.
@@ -17,7 +17,7 @@ pub struct Fuse {
 }
 
 impl Fuse {
-    fn mount(scratch: &Scratch, place: &Path) -> Option<Self> {
+    pub fn mount(scratch: &Scratch, place: &Path) -> Option<Self> {
         let (source, program) = (scratch.path("fuse.c"), scratch.path("fuse"));
         fs::write(&source, include_str!("fuse.c")).unwrap();
         must(command("cc").arg("-o").arg(&program).arg(&source));
@@ -33,7 +33,7 @@ impl Fuse {
         None
     }
 
-    fn on(&self, name: &str) -> PathBuf {
+    pub fn on(&self, name: &str) -> PathBuf {
         self.place.join(name)
     }
 }
@@ -47,7 +47,7 @@ impl Drop for Fuse {
     }
 }
 
-fn opener(scratch: &Scratch, path: &Path) -> Child {
+pub fn opener(scratch: &Scratch, path: &Path) -> Child {
     start(&mut scratch.tool(&["open", "0", path.to_str().unwrap(), "1"])).unwrap()
 }
 

@@ -30,6 +30,7 @@ use self::marked::Marked;
 use self::question::{Asked, Progress, Unanswered, UnderWay};
 use self::superblocks::{Superblock, Superblocks};
 use super::latency::Latency;
+use super::sentinel::{Held, SentinelLink};
 use super::workers::Workers;
 use crate::mounts::Filesystem;
 use crate::sys::fanotify::{ChangeGroup, Mask, PermissionGroup};
@@ -74,6 +75,8 @@ pub struct Settings {
     pub deadline: Option<Duration>,
     /// What an overdue decision comes to.
     pub on_deadline: Overdue,
+    /// The line to the process that lets everybody go on should the guard not; it may be connected later.
+    pub sentinel: Arc<SentinelLink>,
 }
 
 /// What an overdue decision comes to.
@@ -158,6 +161,9 @@ pub struct Guard {
 
 struct Shared {
     group: Arc<PermissionGroup>,
+    sentinel: Arc<SentinelLink>,
+    /// That it holds the group.
+    _held: Held,
     /// Tells of changed attributes, where the kernel can.
     changes: Option<ChangeGroup>,
     checker: Arc<Checker>,
@@ -212,8 +218,11 @@ impl Guard {
         let (large, large_receiver) = sync_channel(LARGE_QUEUE);
         let software_tpm_process = rustix::process::Pid::from_raw(settings.software_tpm)
             .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
+        let group = Arc::new(group);
         let shared = Arc::new(Shared {
-            group: Arc::new(group),
+            _held: settings.sentinel.hold(&group),
+            sentinel: Arc::clone(&settings.sentinel),
+            group,
             // Without file handles changes of attributes are not told, so that nothing can be let pass unasked.
             changes: ChangeGroup::open().ok(),
             checker,

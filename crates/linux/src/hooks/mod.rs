@@ -2,4 +2,5 @@
 
 pub mod fanotify;
 pub mod latency;
+pub mod sentinel;
 pub mod workers;

@@ -328,6 +328,13 @@ impl PermissionGroup {
     }
 }
 
+impl From<OwnedFd> for PermissionGroup {
+    /// A group that another process has opened and handed over.
+    fn from(group: OwnedFd) -> Self {
+        Self { group }
+    }
+}
+
 impl AsFd for PermissionGroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.group.as_fd()

@@ -56,6 +56,16 @@ pub fn forbid_dumps() {
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
 
+/// Keeps what this process has in memory, and what it touches from now on, from being paged out.
+///
+/// # Errors
+/// ENOMEM where the limit on locked memory is lower; EPERM.
+pub fn keep_memory() -> io::Result<()> {
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: integers only.
+    if unsafe { libc::mlockall(flags) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Blocks SIGTERM, SIGINT and SIGHUP in this thread and those it starts later, for [`wait_for_signal`].
 pub fn block_termination() {
     let set = termination();

@@ -8,6 +8,7 @@
 
 use super::question::{Asked, Question};
 use super::{Shared, lock};
+use crate::hooks::sentinel::Held;
 use crate::hooks::workers::{Service, Workers};
 use crate::sys::fanotify::{EventBuffer, PermissionGroup, Told};
 use crate::sys::process as threads;
@@ -28,6 +29,8 @@ pub(super) const FOREIGN_MOST: usize = 32;
 pub(super) struct Lane {
     pub(super) group: Arc<PermissionGroup>,
     workers: Mutex<Option<Workers<Reader>>>,
+    /// That the sentinel holds the group.
+    _held: Held,
 }
 
 impl std::fmt::Debug for Lane {
@@ -43,7 +46,8 @@ impl Lane {
         let (least, most) = FOREIGN_THREADS;
         // One event at a time: the next one's file may be the one whose opening is never answered.
         let workers = Workers::start(Arc::new(Reader::new(shared, &group, 1)), least, most)?;
-        Ok(Arc::new(Self { group, workers: Mutex::new(Some(workers)) }))
+        let held = shared.sentinel.hold(&group);
+        Ok(Arc::new(Self { group, workers: Mutex::new(Some(workers)), _held: held }))
     }
 
     /// Ends its threads. What waits goes on when the last of them has gone.
