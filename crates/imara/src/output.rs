@@ -16,6 +16,8 @@ pub enum Outcome {
     Usage = 2,
     /// The machine lacks what is needed; it has been named, with the next step.
     Lacking = 3,
+    /// Of all files of trees or lists nothing was done: there were none, or each failed.
+    Nothing = 4,
 }
 
 impl From<Outcome> for ExitCode {

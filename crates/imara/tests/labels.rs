@@ -43,6 +43,7 @@ fn text(path: &Path) -> &str {
 
 fn command(program: &str) -> Command {
     let mut command = Command::new(program);
+    command.env("IMARA_JOURNAL_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("runs"));
     command.env_remove("IMARA_KEY_PASSPHRASE").env_remove("EVMCTL_KEY_PASSWORD").stdin(Stdio::null());
     command
 }
@@ -474,9 +475,9 @@ fn a_tree_is_signed_once_for_each_file_and_told_in_order() {
     fs::hard_link(tree.join("file00"), tree.join("inner/again")).unwrap();
     symlink(tree.join("file00"), tree.join("link")).unwrap();
     let paths = |output: &Output| {
-        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let files = document["files"].as_array().unwrap().clone();
-        files.iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        let lines = stdout(output);
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter_map(|file| file["path"].as_str().map(str::to_owned)).collect::<Vec<_>>()
     };
     let sign = ["sign", "--json", "-k", text(&private)];
     let signed = imara(&[&sign[..], namespace(), &["-r", text(&tree)]].concat());

@@ -35,6 +35,14 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// What was found, without the path.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::NotRegular { found, .. } => format!("is {found}, not a regular file"),
+            Self::System { error, .. } => error.to_string(),
+        }
+    }
+
     /// The same once more, for who has it only by reference.
     pub(crate) fn again(&self) -> Self {
         match self {

@@ -45,6 +45,19 @@ impl Credentials {
     }
 }
 
+/// Whether this process is root's.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether this process has CAP_SYS_ADMIN in the user namespace that it is in.
+pub fn can_administer() -> bool {
+    std::fs::read("/proc/self/status")
+        .ok()
+        .and_then(|text| parse_status(&String::from_utf8_lossy(&text)))
+        .is_none_or(|credentials| credentials.can_administer())
+}
+
 /// The identities of a thread.
 ///
 /// # Errors

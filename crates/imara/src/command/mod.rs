@@ -5,12 +5,15 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 pub mod change;
+pub mod clear;
 pub mod duration;
 pub mod evmctl;
 pub mod explain;
 pub mod guard;
+pub mod hash;
 pub mod key;
 pub mod keyring;
+pub mod labelling;
 pub mod man;
 pub mod measurement;
 pub mod mode;
@@ -23,9 +26,11 @@ pub mod show;
 pub mod sign;
 pub mod signing;
 pub mod status;
+pub mod telling;
 pub mod token;
 pub mod tpm;
 pub mod trace;
+pub mod undo;
 pub mod verify;
 pub mod verity;
 
@@ -41,8 +46,11 @@ pub struct Imara {
 enum Command {
     Key(key::Arguments),
     Sign(sign::Arguments),
+    Hash(hash::Arguments),
     Verify(verify::Arguments),
     Show(show::Arguments),
+    Clear(clear::Arguments),
+    Undo(undo::Arguments),
     Verity(verity::Arguments),
     Guard(guard::Arguments),
     Status(status::Arguments),
@@ -105,7 +113,10 @@ pub fn main() -> ExitCode {
     let imara = Imara::parse();
     finish(match imara.command {
         Command::Key(arguments) => key::run(arguments),
-        Command::Sign(arguments) => sign::run(arguments),
+        Command::Sign(arguments) => sign::run(&arguments),
+        Command::Hash(arguments) => hash::run(&arguments),
+        Command::Clear(arguments) => clear::run(&arguments),
+        Command::Undo(arguments) => undo::run(&arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Show(arguments) => show::run(arguments),
         Command::Verity(arguments) => verity::run(arguments),

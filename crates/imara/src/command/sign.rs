@@ -1,27 +1,29 @@
 //! `imara sign`.
 
 use super::CommandResult;
-use super::new_files::stage;
-use super::paths::{Paths, path_json, printable, signature_file};
+use super::labelling::{self, Labeller, Labelling, Plan, content_place};
+use super::paths::printable;
 use super::signing::{IMA_KEY, Signer};
-use crate::output::{Failure, Outcome, complain, print, print_json};
+use crate::output::Failure;
 use imara_engine::crypto::SigningKey;
 use imara_engine::label;
 use imara_format::hash::{Digest, to_hex};
-use imara_linux::files;
+use imara_format::journal::Place;
+use imara_format::label::Label;
+use imara_format::signature::Signature;
 use imara_linux::tree::TreeFile;
-use serde_json::json;
-use std::io::ErrorKind;
-use std::path::Path;
+use serde_json::{Map, Value, json};
 
 /// Sign files.
 ///
 /// Each file's digest is signed, and the signature is kept in its security.ima, where the kernel, Imara's guard and evmctl
 /// look for it. A label that is there is exchanged in one step.
+///
+/// The exit status is 0 when all files are signed, 1 when some failed, 4 when of trees and lists nothing was done.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    paths: Paths,
+    run: Labelling,
     #[command(flatten)]
     signer: Signer,
     /// Write the signature to PATH.sig, and no attribute
@@ -30,114 +32,91 @@ pub struct Arguments {
     /// Write to user.ima, not to security.ima: needs no privilege, and no kernel looks at it
     #[arg(long)]
     xattr_user: bool,
-    /// Sign, and write nothing
+    /// Leave files alone that have a good signature by this key over the same hash: that is found out much faster than signing
     #[arg(long)]
-    dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// Print nothing but errors
-    #[arg(short, long)]
-    quiet: bool,
-}
-
-struct Signed {
-    digest: Digest,
-    label: Vec<u8>,
-    target: String,
+    only_wrong: bool,
 }
 
 /// Runs it.
 ///
 /// # Errors
 /// What the command could not do.
-pub fn run(arguments: Arguments) -> CommandResult {
+pub fn run(arguments: &Arguments) -> CommandResult {
     // A wrong command line is told before a passphrase is asked for.
-    arguments.paths.some()?;
+    arguments.run.paths.some()?;
     let (key, key_id) = arguments.signer.find(IMA_KEY)?;
-    let mut failed = 0_u64;
-    let mut signed = 0_u64;
-    let mut documents = Vec::new();
-    let work = |file: &TreeFile<'_>| arguments.sign(file, &key, key_id);
-    arguments.paths.for_each(arguments.quiet, work, |path: &Path, result: Result<Signed, Failure>| {
-        let mut document = path_json(path);
-        match result {
-            Ok(done) => {
-                signed += 1;
-                let Signed { digest, label, target } = done;
-                if arguments.json {
-                    document.insert("algorithm".into(), json!(digest.algorithm().name()));
-                    document.insert("digest".into(), json!(digest.to_hex()));
-                    document.insert("label".into(), json!(to_hex(&label)));
-                    document.insert("target".into(), json!(target));
-                    document.insert("written".into(), json!(!arguments.dry_run));
-                } else if !arguments.quiet {
-                    let would = if arguments.dry_run { "would be " } else { "" };
-                    print(format_args!(
-                        "{}: {would}signed, {}, key id {}, in {target}\n",
-                        printable(path),
-                        digest.algorithm(),
-                        to_hex(&key_id)
-                    ));
-                }
-            }
-            Err(failure) => {
-                failed += 1;
-                complain(&failure);
-                document.insert("error".into(), json!(failure.what));
-                document.insert("next".into(), json!(failure.next));
-            }
-        }
-        if arguments.json {
-            documents.push(serde_json::Value::Object(document));
-        }
-    })?;
-    if arguments.json {
-        print_json(&json!({
-            "schema": 1, "key_id": to_hex(&key_id), "signed": signed, "failed": failed, "files": documents,
-        }));
-    } else if failed > 0 && failed + signed > 1 {
-        complain(&Failure::failed(format!("{failed} of {} files were not signed", failed + signed)));
-    }
-    Ok(if failed == 0 { Outcome::Done } else { Outcome::Failed })
+    let place = [content_place(arguments.xattr_user, arguments.sigfile)];
+    labelling::run(&arguments.run, &Sign { arguments, key, key_id, place })
 }
 
-impl Arguments {
-    fn sign(&self, file: &TreeFile<'_>, key: &SigningKey, key_id: [u8; 4]) -> Result<Signed, Failure> {
-        let path = file.path;
-        let shown = printable(path);
-        let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {what}"));
-        let digest = files::digest(file, self.signer.algorithm).map_err(|error| failure(&error))?;
-        let label = label::sign(&digest, key, Some(key_id)).map_err(|error| failure(&error))?;
-        let (attribute, target) = match (self.sigfile, self.xattr_user) {
-            (true, _) => (None, printable(&signature_file(path))),
-            (false, true) => (Some("user.ima"), "user.ima".to_owned()),
-            (false, false) => (Some("security.ima"), "security.ima".to_owned()),
-        };
-        if !self.dry_run {
-            match attribute {
-                Some(name) => {
-                    files::set_xattr(file, name, &label).map_err(|error| {
-                        let failure = failure(&format_args!("{name} cannot be set: {error}"));
-                        match error.kind() {
-                            ErrorKind::PermissionDenied if name == "security.ima" => failure
-                                .next("run as root (CAP_SYS_ADMIN); --sigfile and --xattr-user need no privilege"),
-                            ErrorKind::Unsupported => failure
-                                .next("the filesystem keeps no such attributes; --sigfile writes PATH.sig beside it"),
-                            _ => failure,
-                        }
-                    })?
-                }
-                None => {
-                    let place = signature_file(path);
-                    let temporary = stage(&place, &label, 0o644)?;
-                    std::fs::rename(&temporary, &place).map_err(|error| {
-                        let _ = std::fs::remove_file(&temporary);
-                        Failure::failed(format!("{}: {error}", printable(&place)))
-                    })?;
-                }
-            }
+struct Sign<'a> {
+    arguments: &'a Arguments,
+    key: SigningKey,
+    key_id: [u8; 4],
+    place: [Place; 1],
+}
+
+impl Labeller for Sign<'_> {
+    /// A thread's own key; a key in a token is one for all.
+    type Thread = Option<SigningKey>;
+
+    fn places(&self) -> &[Place] {
+        &self.place
+    }
+
+    fn purpose(&self) -> String {
+        let [place] = self.place;
+        let place = place.attribute().unwrap_or("FILE.sig");
+        format!("sign {} {} {place}", self.arguments.signer.algorithm, to_hex(&self.key_id))
+    }
+
+    fn done(&self) -> &'static str {
+        "signed"
+    }
+
+    fn begin(&self) -> Option<SigningKey> {
+        self.key.duplicate().ok()
+    }
+
+    fn plan(
+        &self,
+        thread: &mut Option<SigningKey>,
+        file: &TreeFile<'_>,
+        old: &[Option<Vec<u8>>],
+        step: &mut dyn FnMut(u64),
+    ) -> Result<Plan, Failure> {
+        let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{}: {what}", printable(file.path)));
+        let digest = file.digest(self.arguments.signer.algorithm, step).map_err(|error| failure(&error))?;
+        let key = thread.as_ref().unwrap_or(&self.key);
+        if let (Some(old), true) = (old.first().and_then(Option::as_deref), self.arguments.only_wrong)
+            && self.is_right(old, &digest, key)
+        {
+            return Ok(Plan::Right { digest: Some(digest) });
         }
-        Ok(Signed { digest, label, target })
+        let label = label::sign(&digest, key, Some(self.key_id)).map_err(|error| failure(&error))?;
+        Ok(Plan::Set { labels: vec![Some(label)], digest: Some(digest), even_if_equal: false })
+    }
+
+    fn details(&self, digest: Option<&Digest>) -> String {
+        let algorithm = digest.map(|digest| format!("{}, ", digest.algorithm())).unwrap_or_default();
+        format!("{algorithm}key id {}", to_hex(&self.key_id))
+    }
+
+    fn numbers(&self, numbers: &mut Map<String, Value>) {
+        numbers.insert("key_id".into(), json!(to_hex(&self.key_id)));
+    }
+}
+
+impl Sign<'_> {
+    /// Whether a label is what would be made, but for what chance brings into an ECDSA signature.
+    fn is_right(&self, label: &[u8], digest: &Digest, key: &SigningKey) -> bool {
+        match Label::parse_ima(label) {
+            Ok(Label::Signature(Signature::V2(signature))) => {
+                signature.key_id == self.key_id
+                    && signature.algorithm == digest.algorithm()
+                    && key.public().verify(digest, signature.signature).is_ok()
+            }
+            _ => false,
+        }
     }
 }

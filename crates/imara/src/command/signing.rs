@@ -145,7 +145,11 @@ fn warn_of_certificates(path: &dyn std::fmt::Display, key: &SigningKey) {
     }
 }
 
-fn algorithm(name: &str) -> Result<HashAlgorithm, String> {
+/// A hash by its name.
+///
+/// # Errors
+/// The names that are known.
+pub fn algorithm(name: &str) -> Result<HashAlgorithm, String> {
     HashAlgorithm::from_name(name).ok_or_else(|| {
         let names = HashAlgorithm::ALL.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>();
         format!("no such hash; known: {}", names.join(" "))

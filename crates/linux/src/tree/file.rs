@@ -1,7 +1,7 @@
 //! A file of a tree, open: its labels, its content, and whether it stays what it is meanwhile.
 
 use super::Folder;
-use crate::files::{self, Xattr};
+use crate::files::{self, OpenError, Xattr};
 use crate::opened::{now, stamp};
 use crate::sys::lease;
 use imara_format::hash::{Digest, HashAlgorithm};
@@ -37,6 +37,17 @@ const TICK: i128 = 20_000_000;
 impl AsFd for TreeFile<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
+    }
+}
+
+impl<'p> TreeFile<'p> {
+    /// A file that is named.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn named(path: &'p Path) -> Result<Self, OpenError> {
+        let (descriptor, stat) = files::open_regular_at(CWD, path.as_os_str(), path)?;
+        Ok(Self { path, stat, descriptor, folder: None })
     }
 }
 
@@ -81,6 +92,15 @@ impl TreeFile<'_> {
     /// What fstat(2) says.
     pub fn is_unchanged(&self) -> io::Result<bool> {
         Ok(stamp(&rustix::fs::fstat(&self.descriptor)?) == stamp(&self.stat))
+    }
+
+    /// Whether its content is what it was when it was opened, or settled, whatever became of its attributes.
+    ///
+    /// # Errors
+    /// What fstat(2) says.
+    pub fn has_its_content(&self) -> io::Result<bool> {
+        let (before, now) = (stamp(&self.stat), stamp(&rustix::fs::fstat(&self.descriptor)?));
+        Ok((before.size, before.modified) == (now.size, now.modified))
     }
 
     /// The digest of its content; `step` is told of every piece that was read.

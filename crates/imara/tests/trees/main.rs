@@ -1,0 +1,9 @@
+//! Labels on trees: what runs write, leave alone, tell, and how they are gone on with and undone.
+//!
+//! Where security attributes need a privilege that the test does not have, it tries user attributes. What a machine lacks, a test
+//! says with `skipped: …`, and passes.
+
+mod hash;
+mod killed;
+mod scratch;
+mod undo;

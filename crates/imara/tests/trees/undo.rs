@@ -1,0 +1,92 @@
+//! Undoing runs, and going on with them.
+
+use crate::scratch::{Scratch, privileged, text};
+use std::fs;
+
+#[test]
+fn a_run_is_undone_to_the_labels_that_were_there() {
+    let scratch = Scratch::new();
+    let (key, _) = scratch.key("p256");
+    let (other, _) = scratch.key("rsa2048");
+    let tree = scratch.tree();
+    let [bare, signed, hashed] = ["bare", "signed", "hashed"].map(|name| scratch.file(name, name));
+    assert_eq!(scratch.label(&["sign", "-k", &key, text(&signed)]).code, 0);
+    assert_eq!(scratch.label(&["hash", text(&hashed)]).code, 0);
+    let labels = || [&bare, &signed, &hashed].map(|path| scratch.label_of(path));
+    let before = labels();
+    assert!(scratch.runs().is_empty(), "files that are named have no journal");
+    for (command, changed) in [
+        (vec!["sign", "-k", &other, "-r"], 3),
+        (vec!["hash", "-r", "--replace-signatures", "-a", "sha512"], 3),
+        (vec!["clear", "-r"], 2),
+    ] {
+        let run = scratch.label(&[&command[..], &[text(&tree), "--json"]].concat());
+        assert_eq!(run.code, 0, "{command:?}: {}", run.err);
+        let name = run.summary()["run"].as_str().unwrap().to_owned();
+        assert_ne!(labels(), before);
+        let tried = scratch.run(&["undo", "--dry-run", &name]);
+        assert!(tried.out.ends_with(&format!("{changed} files would get the old label back\n")), "{}", tried.out);
+        assert_ne!(labels(), before);
+        let undone = scratch.run(&["undo", &name]);
+        assert_eq!((undone.code, undone.out), (0, format!("{changed} files got the old label back\n")), "{command:?}");
+        assert_eq!(labels(), before, "{command:?}");
+        let again = scratch.run(&["undo", &name]);
+        assert!(again.code == 1 && again.err.contains("was undone already"), "{}", again.err);
+        assert_eq!(scratch.runs().pop().unwrap()["state"], "undone");
+        assert_eq!(scratch.run(&["undo", "--forget", &name]).code, 0);
+        assert!(scratch.runs().is_empty());
+    }
+}
+
+#[test]
+fn what_was_changed_after_the_run_is_left_alone() {
+    let scratch = Scratch::new();
+    let (key, _) = scratch.key("p256");
+    let tree = scratch.tree();
+    let [relabelled, replaced, gone, edited] =
+        ["relabelled", "replaced", "gone", "edited"].map(|name| scratch.file(name, name));
+    let run = scratch.label(&["hash", "-r", "--json", "tree"]);
+    let name = run.summary()["run"].as_str().unwrap().to_owned();
+    assert_eq!(scratch.label(&["sign", "-k", &key, text(&relabelled)]).code, 0);
+    let label = scratch.label_of(&relabelled);
+    let new = scratch.path("new");
+    fs::write(&new, "other").unwrap();
+    fs::rename(&new, &replaced).unwrap();
+    fs::remove_file(&gone).unwrap();
+    fs::write(&edited, "edited content").unwrap();
+    // Relative paths are those of the run, wherever it is undone.
+    let undone = super::scratch::ran(scratch.command(&["undo", &name]).current_dir("/").output().unwrap());
+    assert_eq!(undone.code, 1);
+    for reason in [
+        "relabelled: security.ima was changed after the run",
+        "replaced: another file has this name by now",
+        "gone: No such file",
+        "--force puts the old labels back",
+    ] {
+        let reason = if privileged() { reason.to_owned() } else { reason.replace("security.ima", "user.ima") };
+        assert!(undone.err.contains(&reason), "{}", undone.err);
+    }
+    assert_eq!([scratch.label_of(&relabelled), scratch.label_of(&edited)], [label, String::new()]);
+    assert_eq!(scratch.run(&["undo", "--force", &name]).code, 1);
+    assert_eq!(scratch.label_of(&relabelled), "");
+    assert!(tree.join("replaced").exists());
+}
+
+#[test]
+fn a_run_is_gone_on_with_only_by_its_own_command() {
+    let scratch = Scratch::new();
+    scratch.file("file", "a");
+    let tree = scratch.tree();
+    let run = scratch.label(&["hash", "-r", "--json", text(&tree)]).summary();
+    let name = run["run"].as_str().unwrap();
+    for (command, reason) in [
+        (vec!["hash", "-r", "-a", "sha512"], "was to write something else"),
+        (vec!["clear", "-r"], "was to write something else"),
+        (vec!["hash", "-r"], "came to its end"),
+    ] {
+        let resumed = scratch.label(&[&command[..], &["--resume", name, text(&tree)]].concat());
+        assert!(resumed.code > 0 && resumed.err.contains(reason), "{command:?}: {}", resumed.err);
+    }
+    let missing = scratch.label(&["hash", "-r", "--resume", "none", text(&tree)]);
+    assert!(missing.code == 1 && missing.err.contains("imara undo --list"), "{}", missing.err);
+}
