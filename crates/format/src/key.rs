@@ -346,6 +346,12 @@ impl KeyLine {
         })
     }
 
+    /// What the type tells of the key behind its `description`: a keyring's count of keys, a certificate's algorithm and
+    /// the end of its id. None where the line is of a key of another description.
+    pub fn told_by_type(&self, description: &[u8]) -> Option<&[u8]> {
+        self.text.strip_prefix(description)?.strip_prefix(b": ")
+    }
+
     /// Whether the key is there and can be used: neither revoked, dead, negative, invalidated nor still being made.
     pub fn is_usable(&self) -> bool {
         self.flags.starts_with('I') && !self.flags.contains(['R', 'D', 'U', 'N', 'i'])
@@ -392,6 +398,16 @@ mod tests {
         }
         let long = "alswrv-----v-------------";
         assert!(long.parse::<KeyPermissions>().is_err());
+    }
+
+    #[test]
+    fn what_the_type_tells_is_behind_the_description() {
+        let line = b"0a807686 I--Q---     1 perm 39010000     0     0 asymmetri O: CN: 17b2: X509.rsa 17b23e51 []";
+        let line = KeyLine::parse(line).unwrap();
+        assert_eq!(line.told_by_type(b"O: CN: 17b2"), Some(&b"X509.rsa 17b23e51 []"[..]));
+        for other in [&b"O: CN: 17b"[..], b"P: CN: 17b2", b"O: CN: 17b2: X509.rsa 17b23e51 []"] {
+            assert_eq!(line.told_by_type(other), None);
+        }
     }
 
     #[test]

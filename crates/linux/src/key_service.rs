@@ -85,6 +85,14 @@ pub fn add(kind: KeyType, description: Option<&[u8]>, payload: &[u8], keyring: K
     sys::add_key(kind.c_name(), description.as_deref(), payload, keyring.0).map(KeySerial)
 }
 
+/// Whether a keyring may have this name: only the kernel itself makes those that begin with a dot.
+///
+/// # Errors
+/// EPERM, as add_key(2) says it.
+pub fn may_name_keyring(name: &[u8]) -> io::Result<()> {
+    if name.starts_with(b".") { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
+}
+
 /// Makes a keyring in `keyring`; an existing one of that name is not replaced there.
 ///
 /// # Errors

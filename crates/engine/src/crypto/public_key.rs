@@ -87,6 +87,27 @@ impl PublicKey {
         }
     }
 
+    /// Reads certificates: one in DER, or as many as a file in PEM holds, in their order. Each comes with its DER.
+    ///
+    /// # Errors
+    /// [`KeyError`]: one of them cannot be read, or there is none.
+    pub fn certificates(bytes: &[u8]) -> Result<Vec<(Vec<u8>, Self)>, KeyError> {
+        let first = Self::from_bytes(bytes)?;
+        if !first.is_certificate() {
+            return Err(KeyError::NotAPublicKey("a public key without a certificate".into()));
+        }
+        if !bytes.windows(PEM_CERTIFICATE.len()).any(|window| window == PEM_CERTIFICATE) {
+            return Ok(vec![(bytes.to_vec(), first)]);
+        }
+        let all = X509::stack_from_pem(bytes).map_err(|errors| KeyError::NotAPublicKey(reason(&errors)))?;
+        // OpenSSL takes a certificate that is cut off for the end of the file.
+        let begun = bytes.windows(PEM_CERTIFICATE.len()).filter(|window| *window == PEM_CERTIFICATE).count();
+        if all.len() < begun {
+            return Err(KeyError::TruncatedPem);
+        }
+        all.iter().map(|certificate| Ok((certificate.to_der()?, Self::from_certificate(certificate)?))).collect()
+    }
+
     /// The key out of a SubjectPublicKeyInfo in DER.
     pub(super) fn from_info(der: &[u8]) -> Result<Self, KeyError> {
         let key = PKey::public_key_from_der(der).map_err(|errors| KeyError::NotAPublicKey(reason(&errors)))?;
@@ -233,6 +254,8 @@ impl PublicKey {
         rsa_opens_to(key, signature.signature, message.as_bytes())
     }
 }
+
+const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 fn two_integers(signature: &[u8]) -> Result<EcdsaSig, SignatureError> {
     let parsed = EcdsaSig::from_der(signature).map_err(|_| SignatureError::NotDer)?;

@@ -45,6 +45,7 @@ pub struct Imara {
 #[derive(Subcommand)]
 enum Command {
     Key(key::Arguments),
+    Keyring(keyring::Arguments),
     Sign(sign::Arguments),
     Hash(hash::Arguments),
     Verify(verify::Arguments),
@@ -113,6 +114,7 @@ pub fn main() -> ExitCode {
     let imara = Imara::parse();
     finish(match imara.command {
         Command::Key(arguments) => key::run(arguments),
+        Command::Keyring(arguments) => keyring::run(arguments),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Hash(arguments) => hash::run(&arguments),
         Command::Clear(arguments) => clear::run(&arguments),

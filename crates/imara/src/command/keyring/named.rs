@@ -3,7 +3,7 @@
 use super::refusal::{Attempt, refused};
 use crate::command::paths::printable_bytes;
 use crate::output::Failure;
-use imara_format::key::KeySerial;
+use imara_format::key::{KeyDescription, KeySerial};
 use imara_linux::key_service::{self as keys, KeyType};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -105,13 +105,7 @@ impl KeyringName {
     /// # Errors
     /// There is none, or it may not be seen; something else than a keyring has the number.
     pub fn find(&self) -> Result<Keyring, Failure> {
-        let found = match self {
-            Self::Special(serial) => keys::special_keyring(*serial, true),
-            Self::Serial(serial) => Ok(*serial),
-            Self::Description(name) => keys::keyring_named(name.as_bytes()),
-        };
-        let told = found.and_then(|serial| Ok((serial, keys::describe(serial)?)));
-        let (serial, told) = told.map_err(|error| refused(Attempt::Find { keyring: self }, &error))?;
+        let (serial, told) = self.find_key()?;
         if told.kind != KeyType::Keyring.name() {
             return Err(Failure::failed(format!(
                 "{self} is a key of type {}, not a keyring: {}",
@@ -120,6 +114,67 @@ impl KeyringName {
             )));
         }
         Ok(Keyring { serial, name: told.description })
+    }
+
+    /// The keyring of that name, or the key of any type that has the number.
+    ///
+    /// # Errors
+    /// There is none, or it may not be seen.
+    pub fn find_key(&self) -> Result<(KeySerial, KeyDescription), Failure> {
+        // Without it a session that does not lead to @u finds nothing there; where it fails the search says so.
+        let _ = keys::reach_user_keyring();
+        let found = match self {
+            Self::Special(serial) => keys::special_keyring(*serial, true),
+            Self::Serial(serial) => Ok(*serial),
+            Self::Description(name) => keys::keyring_named(name.as_bytes()),
+        };
+        let told = found.and_then(|serial| Ok((serial, keys::describe(serial)?)));
+        told.map_err(|error| refused(Attempt::Find { keyring: self }, &error))
+    }
+}
+
+impl Keyring {
+    /// The keys that it holds itself and that may be seen.
+    ///
+    /// # Errors
+    /// It may not be read.
+    pub fn keys(&self) -> Result<Vec<(KeySerial, KeyDescription)>, Failure> {
+        let name = self.to_string();
+        let held = keys::keys_of(self.serial).map_err(|error| refused(Attempt::Read { key: &name }, &error))?;
+        Ok(held.into_iter().filter_map(|key| Some((key, keys::describe(key).ok()?))).collect())
+    }
+
+    /// The key that it holds itself under a number, a description, or `id:` and the end of a certificate's id.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn key(&self, name: &OsStr) -> Result<(KeySerial, KeyDescription), Failure> {
+        let shown = printable_bytes(name.as_bytes());
+        let by_number = serial(name);
+        let by_id = name.as_bytes().starts_with(b"id:").then(|| {
+            keys::search(self.serial, KeyType::Asymmetric, name.as_bytes())
+                .map_err(|error| refused(Attempt::Remove { key: &shown, keyring: self }, &error))
+        });
+        let by_id = by_id.transpose()?;
+        let is_it = |key: KeySerial, told: &KeyDescription| match by_id.or(by_number) {
+            Some(number) => key == number,
+            None => told.description == name.as_bytes(),
+        };
+        let mut found = self.keys()?.into_iter().filter(|(key, told)| is_it(*key, told));
+        let Some(key) = found.next() else {
+            return Err(Failure::failed(format!("{shown} is not in {self}"))
+                .next(format!("imara keyring show {self} lists what is: a number, a description, or id:HEX")));
+        };
+        match found.next() {
+            None => Ok(key),
+            Some((another, told)) => Err(Failure::failed(format!(
+                "{shown} is the description of several keys in {self}: {} of type {}, {another} of type {}",
+                key.0,
+                printable_bytes(key.1.kind.as_bytes()),
+                printable_bytes(told.kind.as_bytes())
+            ))
+            .next("name it by its number")),
+        }
     }
 }
 
