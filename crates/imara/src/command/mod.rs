@@ -4,13 +4,16 @@ use crate::output::{Failure, Outcome, complain};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+pub mod certificates;
 pub mod change;
 pub mod clear;
 pub mod duration;
+pub mod evm;
 pub mod evmctl;
 pub mod explain;
 pub mod guard;
 pub mod hash;
+pub mod hmac_key;
 pub mod key;
 pub mod keyring;
 pub mod labelling;
@@ -28,6 +31,7 @@ pub mod signing;
 pub mod status;
 pub mod telling;
 pub mod token;
+pub mod told;
 pub mod tpm;
 pub mod trace;
 pub mod undo;
@@ -53,6 +57,7 @@ enum Command {
     Clear(clear::Arguments),
     Undo(undo::Arguments),
     Verity(verity::Arguments),
+    Evm(evm::Arguments),
     Guard(guard::Arguments),
     Status(status::Arguments),
     Explain(explain::Arguments),
@@ -122,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(arguments),
         Command::Show(arguments) => show::run(arguments),
         Command::Verity(arguments) => verity::run(arguments),
+        Command::Evm(arguments) => evm::run(arguments),
         Command::Guard(arguments) => guard::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),

@@ -1,9 +1,9 @@
 //! `imara verify`.
 
 use super::CommandResult;
+use super::certificates::read_keyring;
 use super::paths::{Paths, path_json, printable, signature_file};
 use crate::output::{Failure, Outcome, complain, print, print_json};
-use imara_engine::crypto::PublicKey;
 use imara_engine::keyring::{Keyring, VerifyError};
 use imara_engine::label::{Rejected, Verified, verify_label};
 use imara_format::hash::{Digest, to_hex};
@@ -61,7 +61,7 @@ struct Signer {
 /// What the command could not do.
 pub fn run(arguments: Arguments) -> CommandResult {
     arguments.paths.some()?;
-    let keyring = arguments.keyring()?;
+    let keyring = read_keyring(&arguments.keys, DEFAULT_KEY)?;
     let (mut verified, mut failed) = (0_u64, 0_u64);
     let mut documents = Vec::new();
     let work = |file: &TreeFile<'_>| arguments.verify(file, &keyring);
@@ -114,23 +114,6 @@ pub fn run(arguments: Arguments) -> CommandResult {
 }
 
 impl Arguments {
-    fn keyring(&self) -> Result<Keyring, Failure> {
-        let default = [PathBuf::from(DEFAULT_KEY)];
-        let keys = match self.keys.is_empty() {
-            true if default[0].exists() => &default[..],
-            true => &[],
-            false => &self.keys,
-        };
-        let read = |path: &PathBuf| {
-            let failure = |error: &dyn Display| Failure::failed(format!("{}: {error}", path.display()));
-            let bytes = super::paths::read(path).map_err(|error| failure(&error))?;
-            PublicKey::from_bytes(&bytes).map_err(|error| {
-                failure(&error).next("-k takes a certificate or a public key, as x509_ima.der or pubkey_ima.pem")
-            })
-        };
-        keys.iter().map(read).collect()
-    }
-
     fn verify(&self, file: &TreeFile<'_>, keyring: &Keyring) -> Result<Proof, Failure> {
         let path = file.path;
         let shown = printable(path);

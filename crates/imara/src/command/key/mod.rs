@@ -1,9 +1,9 @@
 //! `imara key`: key material, one subcommand a file.
 
-mod encrypted;
+pub(crate) mod encrypted;
 mod generate;
 mod passphrase;
-mod secret;
+pub(crate) mod secret;
 
 use super::CommandResult;
 

@@ -7,9 +7,9 @@ mod diff;
 mod explain;
 mod load;
 mod show;
-mod target;
+pub(crate) mod target;
 mod test;
-mod this_machine;
+pub(crate) mod this_machine;
 
 use super::CommandResult;
 use crate::output::Failure;

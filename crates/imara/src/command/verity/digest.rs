@@ -1,8 +1,9 @@
 //! `imara verity digest`.
 
-use super::{Told, Tree};
+use super::Tree;
 use crate::command::CommandResult;
 use crate::command::paths::{Paths, printable};
+use crate::command::told::Told;
 use crate::output::Failure;
 use imara_linux::verity;
 use serde_json::{Map, json};

@@ -1,9 +1,10 @@
 //! `imara verity enable`.
 
-use super::{Told, Tree};
+use super::Tree;
 use crate::command::CommandResult;
 use crate::command::change::Change;
 use crate::command::paths::{Paths, printable, read};
+use crate::command::told::Told;
 use crate::output::Failure;
 use imara_linux::verity;
 use serde_json::{Map, json};

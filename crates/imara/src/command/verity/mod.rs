@@ -1,13 +1,9 @@
 //! `imara verity`.
 
 use super::CommandResult;
-use super::paths::{Paths, path_json};
-use crate::output::{Failure, Outcome, complain, print, print_json};
+use crate::output::Failure;
 use imara_format::hash::from_hex;
 use imara_format::verity::{VerityHash, VerityParameters};
-use imara_linux::tree::TreeFile;
-use serde_json::{Map, Value, json};
-use std::path::Path;
 
 mod digest;
 mod enable;
@@ -70,55 +66,4 @@ fn hash(name: &str) -> Result<VerityHash, String> {
 
 fn salt(text: &str) -> Result<Salt, String> {
     from_hex(text).map(Salt).map_err(|error| error.to_string())
-}
-
-/// How the commands here tell what they did of each file.
-struct Told<'a> {
-    /// What is done to a file, for the sum: `enabled`.
-    done: &'a str,
-    json: bool,
-    quiet: bool,
-}
-
-impl Told<'_> {
-    /// Does `work` for every file; it gives what is to be printed, and the same for programs.
-    fn each(
-        &self,
-        paths: &Paths,
-        work: impl Fn(&TreeFile<'_>) -> Result<(String, Map<String, Value>), Failure> + Sync,
-    ) -> CommandResult {
-        let (mut done, mut failed) = (0_u64, 0_u64);
-        let mut documents = Vec::new();
-        paths.for_each(self.quiet, work, |path: &Path, result: Result<(String, Map<String, Value>), Failure>| {
-            let mut document = path_json(path);
-            match result {
-                Ok((line, more)) => {
-                    done += 1;
-                    document.extend(more);
-                    if !self.json && !self.quiet {
-                        print(line);
-                    }
-                }
-                Err(failure) => {
-                    failed += 1;
-                    complain(&failure);
-                    document.insert("error".into(), json!(failure.what));
-                    document.insert("next".into(), json!(failure.next));
-                }
-            }
-            if self.json {
-                documents.push(Value::Object(document));
-            }
-        })?;
-        if self.json {
-            let mut document = Map::from_iter([("schema".to_owned(), json!(1))]);
-            document.insert(self.done.to_owned(), json!(done));
-            document.insert("failed".to_owned(), json!(failed));
-            document.insert("files".to_owned(), json!(documents));
-            print_json(&Value::Object(document));
-        } else if failed > 0 && failed + done > 1 {
-            complain(&Failure::failed(format!("{failed} of {} files were not {}", failed + done, self.done)));
-        }
-        Ok(if failed == 0 { Outcome::Done } else { Outcome::Failed })
-    }
 }

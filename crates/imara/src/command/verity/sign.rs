@@ -1,11 +1,12 @@
 //! `imara verity sign`.
 
-use super::{Told, Tree};
+use super::Tree;
 use crate::command::CommandResult;
 use crate::command::change::Change;
 use crate::command::new_files::stage;
 use crate::command::paths::{Paths, printable, signature_file};
 use crate::command::signing::{IMA_KEY, Key};
+use crate::command::told::Told;
 use crate::output::Failure;
 use imara_engine::label;
 use imara_format::hash::to_hex;

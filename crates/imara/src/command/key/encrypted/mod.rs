@@ -124,7 +124,7 @@ fn command_text<T: AsRef<OsStr>>(keyword: &str, words: &[T]) -> Vec<u8> {
 }
 
 /// Reads a blob's text from a file; like a shell, without the newlines at its end, and without a `load ` before it.
-fn read_blob(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(crate) fn read_blob(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut text = read(path).map_err(|error| Failure::failed(format!("{}: {error}", printable(path))))?;
     while text.last() == Some(&b'\n') {
         text.pop();
@@ -136,7 +136,7 @@ fn read_blob(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// Parses a blob that came from somewhere.
-fn parse_blob(text: &[u8], source: &str) -> Result<Blob, Failure> {
+pub(crate) fn parse_blob(text: &[u8], source: &str) -> Result<Blob, Failure> {
     Blob::parse(text).map_err(|error| {
         Failure::failed(format!("{source}: no blob of an encrypted key: {error} ({})", error.errno()))
             .next("a blob is what `imara key encrypted export` or `keyctl pipe` prints: FORMAT MASTER KEYLEN HEX")
@@ -144,13 +144,13 @@ fn parse_blob(text: &[u8], source: &str) -> Result<Blob, Failure> {
 }
 
 /// The one master key whose bytes are in a file.
-struct MasterFile {
+pub(crate) struct MasterFile {
     path: PathBuf,
     bytes: KeyMaterial,
 }
 
 impl MasterFile {
-    fn read(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         Ok(Self { path: path.to_owned(), bytes: read_secret(path)? })
     }
 
@@ -183,7 +183,7 @@ impl MasterKeys for MasterFile {
 }
 
 /// Why a command made no key, with the kernel's error number and what to do next.
-fn not_made(what: &str, error: &EncryptedKeyError) -> Failure {
+pub(crate) fn not_made(what: &str, error: &EncryptedKeyError) -> Failure {
     let number = error.errno().map(|errno| format!(" ({errno})")).unwrap_or_default();
     let failure = Failure::failed(format!("{what}: {error}{number}"));
     match error {
@@ -270,7 +270,7 @@ fn master_kind(command: &[u8], description: &[u8]) -> Option<MasterType> {
 }
 
 /// A key of type `encrypted` in the kernel, by number or by description.
-fn find_key(name: &OsStr) -> Result<(KeySerial, Vec<u8>), Failure> {
+pub(crate) fn find_key(name: &OsStr) -> Result<(KeySerial, Vec<u8>), Failure> {
     let _ = keys::reach_user_keyring();
     let shown = printable_bytes(name.as_bytes());
     let found = match serial(name) {
@@ -296,7 +296,7 @@ fn find_key(name: &OsStr) -> Result<(KeySerial, Vec<u8>), Failure> {
 }
 
 /// The blob of a key in the kernel.
-fn blob_of(serial: KeySerial, shown: &str) -> Result<Blob, Failure> {
+pub(crate) fn blob_of(serial: KeySerial, shown: &str) -> Result<Blob, Failure> {
     let text = keys::read(serial).map_err(|error| refused(Attempt::Read { key: shown }, &error))?;
     parse_blob(text.as_bytes(), shown)
 }

@@ -1,0 +1,37 @@
+//! `imara evm`: labels over files' metadata, one subcommand a file.
+
+use super::CommandResult;
+
+mod hmac;
+mod metadata;
+pub mod rules;
+mod sign;
+mod verify;
+
+/// EVM: labels over files' metadata, so that owner, mode and security attributes cannot be changed unnoticed.
+///
+/// What each label covers, what breaks it and how to get out is in docs/evm.md.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Hmac(hmac::Arguments),
+    Verify(verify::Arguments),
+    Sign(sign::Arguments),
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What the command could not do.
+pub fn run(arguments: Arguments) -> CommandResult {
+    match arguments.command {
+        Command::Hmac(arguments) => hmac::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Sign(arguments) => sign::run(&arguments),
+    }
+}

@@ -1,0 +1,293 @@
+//! `imara evm`: against vectors that kernels and evmctl made, and on real files.
+//!
+//! A test whose judge is not there, or that lacks a privilege, says `skipped: …` and passes.
+
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+const UUID: &str = "6e1a2b3c-4d5e-4f60-8172-839405162738";
+
+fn vectors(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors").join(path)
+}
+
+fn cases(name: &str) -> Vec<Value> {
+    serde_json::from_slice(&fs::read(vectors("evm").join(name)).unwrap()).unwrap()
+}
+
+fn imara<T: AsRef<std::ffi::OsStr>>(arguments: &[T]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_imara"));
+    command.args(arguments).stdin(Stdio::null()).env_remove("IMARA_KEY_PASSPHRASE").output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// What a vector says, as the command line says it.
+fn described(case: &Value) -> Vec<String> {
+    let number = |name: &str| case[name].as_u64().unwrap().to_string();
+    let mut arguments: Vec<String> = ["evm", "hmac"].map(str::to_owned).into();
+    let key = fs::read(vectors("key").join(case["key"].as_str().unwrap())).unwrap();
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    for (option, value) in [
+        ("--key-hex", hex),
+        ("--ino", number("ino")),
+        ("--generation", number("generation")),
+        ("--uid", number("uid")),
+        ("--gid", number("gid")),
+        ("--mode", case["mode"].as_str().unwrap().to_owned()),
+        ("--bits", case["bits"].as_u64().unwrap_or(64).to_string()),
+    ] {
+        arguments.extend([option.to_owned(), value]);
+    }
+    if let Some(uuid) = case["fsuuid"].as_str() {
+        arguments.extend(["--fsuuid".to_owned(), uuid.to_owned()]);
+    }
+    for (name, value) in case["xattrs"].as_object().unwrap() {
+        arguments.extend(["--xattr".to_owned(), format!("{name}={}", value.as_str().unwrap())]);
+    }
+    arguments
+}
+
+#[test]
+fn hmacs_are_those_that_kernels_and_evmctl_made() {
+    let mut tried = 0;
+    for (file, evmctl) in [("kernel_made_hmac.json", false), ("evm_hmac.json", true)] {
+        for case in cases(file) {
+            let mut arguments = described(&case);
+            let more = match (&case["enabled_xattrs_in_order"], case["smack_extra"].as_bool()) {
+                (Value::Array(names), _) => names.iter().map(|name| name.as_str().unwrap().to_owned()).collect(),
+                (_, smack) => {
+                    // evmctl takes Smack's label whatever the kernel, and the others where it is told to.
+                    let extra = ["SMACK64EXEC", "SMACK64TRANSMUTE", "SMACK64MMAP"].iter();
+                    let extra = extra.filter(|_| smack == Some(true)).map(|name| format!("security.{name}"));
+                    std::iter::once("security.SMACK64".to_owned()).chain(extra).collect::<Vec<_>>()
+                }
+            };
+            // What was added on that kernel, in its order; the rest is there.
+            arguments.extend(more.into_iter().flat_map(|name| ["--protect".to_owned(), name]));
+            let made = imara(&arguments);
+            assert_eq!(code(&made), 0, "{arguments:?}: {made:?}");
+            assert_eq!(format!("02{}", stdout(&made).trim()), case["security_evm"], "evmctl {evmctl}: {arguments:?}");
+            arguments.push("--json".to_owned());
+            let document = json(&imara(&arguments));
+            assert_eq!((&document["label"], &document["input"]), (&case["security_evm"], &case["hmac_input"]));
+            tried += 1;
+        }
+    }
+    assert_eq!(tried, 48);
+}
+
+#[test]
+fn a_command_line_that_does_not_say_enough_or_nonsense_is_refused() {
+    let whole = ["evm", "hmac", "--key-hex", KEY, "--ino", "12", "--generation", "1", "--uid", "0", "--gid", "0"];
+    for (case, more, word) in [
+        ("no mode", &[][..], "--mode"),
+        ("a mode that is none", &["--mode", "9"], "octal"),
+        ("no value", &["--mode", "644", "--xattr", "security.ima"], "NAME=HEX"),
+        ("no UUID", &["--mode", "644", "--fsuuid", "6e1a"], "UUID"),
+        ("another namespace", &["--mode", "644", "--protect", "user.foo"], "security."),
+        ("bits", &["--mode", "644", "--bits", "16"], "32 or 64"),
+        ("nothing to write to", &["--mode", "644", "--write"], "--write takes files"),
+    ] {
+        let refused = imara(&[&whole[..], more].concat());
+        assert_eq!(code(&refused), 2, "{case}: {refused:?}");
+        assert!(stderr(&refused).contains(word), "{case}: {refused:?}");
+    }
+    // What an HMAC does not cover is left out, and told.
+    let left =
+        imara(&[&whole[..], &["--mode", "644", "--xattr", "user.foo=00", "--xattr", "security.ima=0102"]].concat());
+    assert_eq!(code(&left), 0, "{left:?}");
+    assert!(stderr(&left).contains("user.foo") && !stderr(&left).contains("left out: security.ima"), "{left:?}");
+}
+
+#[test]
+fn no_key_material_is_told_whatever_is_wrong_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = folder.path().join("long");
+    fs::write(&long, "5ec2e7".repeat(40)).unwrap();
+    let rest = ["--ino", "1", "--generation", "1", "--uid", "0", "--gid", "0", "--mode", "644"];
+    for key in [
+        &["--key-hex", "5ec2e75ec2e7z"][..],
+        &["--key-hex", &"5ec2e7".repeat(60)],
+        &["--hmac-key-file", text(&long)],
+        &["--key-hex", "5ec2e75ec2e7", "--nonsense"],
+        &["--key-hex", "5ec2e75ec2e7", "--json", "-v"],
+    ] {
+        let made = imara(&[&["evm", "hmac"], key, &rest].concat());
+        let told = stdout(&made) + &stderr(&made);
+        assert_ne!(code(&made), 0, "{key:?}: {told}");
+        assert!(!told.contains("5ec2e7"), "{key:?}: {told}");
+    }
+}
+
+/// A folder on a filesystem that keeps labels, or why there is none.
+fn scratch(test: &str) -> Option<tempfile::TempDir> {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        println!("skipped: {test}: security attributes need root");
+        return None;
+    }
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = folder.path().join("probe");
+    fs::write(&file, "probe").unwrap();
+    let made = imara(&["evm", "hmac", "--key-hex", KEY, "--xattr", "security.ima=01", text(&file)]);
+    if code(&made) != 0 {
+        println!("skipped: {test}: {}", stderr(&made).trim());
+        return None;
+    }
+    fs::remove_file(file).unwrap();
+    Some(folder)
+}
+
+fn set_xattr(path: &Path, name: &str, value: Option<&[u8]>) {
+    let file = fs::File::open(path).unwrap();
+    match value {
+        Some(value) => imara_linux::files::set_xattr(&file, name, value).unwrap(),
+        None => drop(imara_linux::files::remove_xattr(&file, name).unwrap()),
+    }
+}
+
+fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
+    imara_linux::files::xattr(fs::File::open(path).unwrap(), name).unwrap()
+}
+
+fn keys(folder: &Path) -> (PathBuf, PathBuf) {
+    let keys = folder.join("keys");
+    let made = imara(&["key", "generate", "--quiet", "--for", "evm", "--out", text(&keys)]);
+    assert_eq!(code(&made), 0, "{made:?}");
+    (keys.join("privkey_evm.pem"), keys.join("x509_evm.der"))
+}
+
+#[test]
+fn what_is_labelled_verifies_until_something_protected_changes() {
+    let Some(folder) = scratch("what_is_labelled_verifies_until_something_protected_changes") else { return };
+    let (private, certificate) = keys(folder.path());
+    let label = |kind: &str, path: &Path| {
+        let made = match kind {
+            "hmac" => imara(&["evm", "hmac", "--write", "--key-hex", KEY, text(path)]),
+            "signature" => imara(&["evm", "sign", "-k", text(&private), text(path)]),
+            _ => imara(&["evm", "sign", "--portable", "-k", text(&private), text(path)]),
+        };
+        assert_eq!(code(&made), 0, "{kind}: {made:?}");
+    };
+    let verify = |path: &Path| {
+        let verified = imara(&["evm", "verify", "--json", "--key-hex", KEY, "-k", text(&certificate), text(path)]);
+        let file = json(&verified)["files"][0].clone();
+        assert_eq!(code(&verified), i32::from(file["verified"] != true), "{verified:?}");
+        file
+    };
+    for (kind, pass, fail) in [
+        ("hmac", "pass", "fail"),
+        ("signature", "pass", "fail"),
+        ("portable-signature", "pass_immutable", "fail_immutable"),
+    ] {
+        let path = folder.path().join(kind);
+        fs::write(&path, "content").unwrap();
+        assert_eq!(verify(&path)["status"], "no_xattrs", "{kind}");
+        set_xattr(&path, "security.ima", Some(&[1; 21]));
+        assert_eq!(verify(&path)["status"], "no_label", "{kind}");
+        label(kind, &path);
+        let file = verify(&path);
+        assert_eq!((&file["status"], &file["type"]), (&pass.into(), &kind.into()), "{file}");
+        // Other contents and other attributes are not EVM's.
+        fs::write(&path, "other content").unwrap();
+        set_xattr(&path, "user.other", Some(b"x"));
+        assert_eq!(verify(&path)["status"], pass, "{kind}");
+        let mode = fs::metadata(&path).unwrap().permissions();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(verify(&path)["status"], fail, "{kind}: mode");
+        fs::set_permissions(&path, mode).unwrap();
+        std::os::unix::fs::chown(&path, Some(1234), None).unwrap();
+        assert_eq!(verify(&path)["status"], fail, "{kind}: owner");
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        set_xattr(&path, "security.ima", Some(&[2; 21]));
+        let file = verify(&path);
+        assert_eq!(file["status"], fail, "{kind}: attribute");
+        assert!(file["next"].as_str().unwrap().contains("imara evm explain"), "{file}");
+        set_xattr(&path, "security.ima", Some(&[1; 21]));
+        assert_eq!(verify(&path)["status"], pass, "{kind}");
+        // A copy is another file: only a portable signature goes with it.
+        let copy = folder.path().join(format!("{kind}-copy"));
+        fs::copy(&path, &copy).unwrap();
+        for name in ["security.ima", "security.evm"] {
+            set_xattr(&copy, name, xattr(&path, name).as_deref());
+        }
+        assert_eq!(verify(&copy)["status"], if kind == "portable-signature" { pass } else { fail }, "{kind}: copy");
+    }
+    let all =
+        imara(&["evm", "verify", "-r", "--json", "--key-hex", KEY, "-k", text(&certificate), text(folder.path())]);
+    let all = json(&all);
+    // Two keys without labels, and the two copies.
+    assert_eq!((all["verified"].as_u64(), all["failed"].as_u64()), (Some(4), Some(5)), "{all:#}");
+}
+
+#[test]
+fn a_label_that_cannot_be_made_leaves_the_old_one() {
+    let Some(folder) = scratch("a_label_that_cannot_be_made_leaves_the_old_one") else { return };
+    let (private, _) = keys(folder.path());
+    let path = folder.path().join("file");
+    fs::write(&path, "content").unwrap();
+    set_xattr(&path, "security.evm", Some(b"old"));
+    for arguments in [
+        &["hmac", "--write", "--key-hex", KEY][..],
+        &["sign", "-k", text(&private)],
+        &["sign", "--portable", "-k", text(&private)],
+    ] {
+        let refused = imara(&[&["evm"], arguments, &[text(&path)]].concat());
+        assert_eq!(code(&refused), 1, "{refused:?}");
+        assert_eq!(xattr(&path, "security.evm").as_deref(), Some(&b"old"[..]));
+        // Nothing is written either where that is only tried.
+        set_xattr(&path, "security.ima", Some(&[1; 21]));
+        let tried = imara(&[&["evm"], arguments, &["--dry-run", text(&path)]].concat());
+        assert_eq!(code(&tried), 0, "{tried:?}");
+        assert!(stdout(&tried).contains("would be"), "{tried:?}");
+        assert_eq!(xattr(&path, "security.evm").as_deref(), Some(&b"old"[..]));
+        set_xattr(&path, "security.ima", None);
+    }
+}
+
+#[test]
+fn evmctl_agrees_on_signatures() {
+    let Some(folder) = scratch("evmctl_agrees_on_signatures") else { return };
+    let (private, certificate) = keys(folder.path());
+    let path = folder.path().join("file");
+    fs::write(&path, "content").unwrap();
+    set_xattr(&path, "security.ima", Some(&[1; 21]));
+    for portable in [false, true] {
+        let mut arguments = vec!["evm", "sign", "-k", text(&private), "--fsuuid", UUID];
+        if portable {
+            arguments.push("--portable");
+        }
+        arguments.push(text(&path));
+        let signed = imara(&arguments);
+        assert_eq!(code(&signed), 0, "{signed:?}");
+        let uuid = format!("--uuid={UUID}");
+        let verified = Command::new("evmctl").args(["verify", "-k", text(&certificate), &uuid, text(&path)]).output();
+        let Ok(verified) = verified else {
+            println!("skipped: evmctl_agrees_on_signatures: there is no evmctl");
+            return;
+        };
+        assert!(verified.status.success(), "portable {portable}: {verified:?}");
+    }
+}
