@@ -8,13 +8,14 @@ ARGS ?=
 # The sources of ima-evm-utils, for make compat.
 SUITE ?=
 
-.PHONY: help setup setup-vm setup-vm-full setup-compat build man check test tour vm vm-full compat bench fuzz ci
+.PHONY: help setup setup-vm setup-vm-full setup-compat build man bpf check test tour vm vm-full compat bench fuzz ci
 
 help:
 	@echo "make setup     install what building and testing need (apt; says what it does)"
 	@echo "make setup-vm  the same for make vm; make setup-vm-full for make vm-full"
 	@echo "make build     target/release/imara and imarad"
 	@echo "make man       target/man: the man pages"
+	@echo "make bpf       compiles the BPF programs again after a change of their source"
 	@echo "make tour      watch Imara sign, guard, measure and prove, on a scratch file system"
 	@echo "make check     formatting, lints, documentation"
 	@echo "make test      every test; live ones as root"
@@ -42,6 +43,10 @@ build: setup
 
 man: build
 	target/release/imara man target/man
+
+bpf:
+	@dist/setup build bpf
+	crates/linux/bpf/build
 
 check: setup
 	cargo fmt --all --check

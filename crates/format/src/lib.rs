@@ -16,6 +16,8 @@
 
 pub mod audit;
 pub mod boot_parameters;
+pub mod bpf_object;
+pub mod btf;
 pub mod elf;
 pub mod event_log;
 pub mod evm;

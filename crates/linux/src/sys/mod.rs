@@ -1,6 +1,7 @@
 //! System calls that no library wraps safely, one family a file: safe signatures, owned descriptors.
 
 pub mod alg;
+pub mod bpf;
 pub mod fanotify;
 pub mod filesystem;
 pub mod identity;

@@ -1,0 +1,716 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+//
+// The guard at level 2: what the kernel itself refuses, from verdicts that the guard has put beside each inode.
+//
+// A BPF program cannot wait for a process; a fanotify permission event can. So the guard is asked by fanotify, judges, and puts
+// the verdict into inode storage before it lets the access go on; what is executed, mapped or loaded then passes here only with
+// a verdict that is still good. Where no verdict is, nothing was asked, and the answer is a refusal.
+//
+// A verdict is good as long as
+//   1. it is of the policy and mode in force (`epoch`),
+//   2. nobody has begun to write since it was made, nobody can write now, and size and time of change are as they were,
+//   3. attributes and labels are as they were, but for a moment in which the guard is being told of a change.
+// Counts of changes are kept here and never written by the guard, so that no change is lost between its look and its verdict.
+//
+// `hooks/bpf/layout.rs` has the same structures in Rust; the maps are described in `hooks/bpf/object.rs`.
+// Compiled by `make bpf`; needs no kernel headers: the few fields that are used are declared here and found by name when it is
+// loaded (CO-RE). A section `lsm/HOOK@N` is for kernels where that hook takes N arguments.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long s64;
+
+#define SEC(name) __attribute__((section(name), used))
+#define KERNEL __attribute__((preserve_access_index))
+#define INLINE static __attribute__((always_inline))
+
+char _license[] SEC("license") = "Dual MIT/GPL";
+
+// ---- what is used of the kernel's structures
+
+typedef struct {
+	int counter;
+} KERNEL atomic_t;
+
+typedef struct {
+	u32 val;
+} KERNEL kuid_t;
+
+struct super_block {
+	u32 s_dev;
+} KERNEL;
+
+struct timespec64 {
+	s64 tv_sec;
+	long tv_nsec;
+} KERNEL;
+
+struct inode {
+	u16 i_mode;
+	kuid_t i_uid;
+	struct super_block *i_sb;
+	unsigned long i_ino;
+	s64 i_size;
+	atomic_t i_writecount;
+} KERNEL;
+
+struct inode___before_6_7 {
+	struct timespec64 i_mtime;
+} KERNEL;
+
+struct inode___before_6_11 {
+	struct timespec64 __i_mtime;
+} KERNEL;
+
+struct inode___now {
+	s64 i_mtime_sec;
+	u32 i_mtime_nsec;
+} KERNEL;
+
+struct qstr {
+	const unsigned char *name;
+} KERNEL;
+
+struct dentry {
+	struct inode *d_inode;
+	struct qstr d_name;
+} KERNEL;
+
+struct path {
+	struct dentry *dentry;
+} KERNEL;
+
+struct file {
+	u32 f_mode;
+	struct inode *f_inode;
+	struct path f_path;
+} KERNEL;
+
+struct linux_binprm {
+	struct file *file;
+} KERNEL;
+
+struct vm_area_struct {
+	unsigned long vm_flags;
+	struct file *vm_file;
+} KERNEL;
+
+struct iattr {
+	u32 ia_valid;
+} KERNEL;
+
+struct mm_struct {
+	struct file *exe_file;
+} KERNEL;
+
+struct signal_struct {
+	atomic_t live;
+} KERNEL;
+
+struct task_struct {
+	int tgid;
+	struct mm_struct *mm;
+	struct signal_struct *signal;
+} KERNEL;
+
+struct bpf_map {
+	u32 id;
+} KERNEL;
+
+struct vfsmount {
+	struct super_block *mnt_sb;
+} KERNEL;
+
+enum kernel_read_file_id {
+	READING_FIRMWARE = 1,
+	READING_MODULE = 2,
+	READING_KEXEC_IMAGE = 3,
+	READING_KEXEC_INITRAMFS = 4,
+};
+
+enum kernel_load_data_id {
+	LOADING_FIRMWARE = 1,
+	LOADING_MODULE = 2,
+	LOADING_KEXEC_IMAGE = 3,
+	LOADING_KEXEC_INITRAMFS = 4,
+};
+
+#define EXISTS(field) __builtin_preserve_field_info(field, 2)
+#define ENUM(type, value) ((u32)__builtin_preserve_enum_value(*(typeof(enum type) *)value, 1))
+
+#define FMODE_WRITE 2
+#define S_IFMT 0170000
+#define S_IFREG 0100000
+#define PROT_EXEC 4
+#define VM_EXEC 4
+#define ATTR_SIZE 8
+#define PTRACE_MODE_ATTACH 2
+#define EPERM 1
+#define SIGKILL 9
+#define SIGSTOP 19
+
+// ---- helpers of the kernel, by their numbers
+
+static void *(*map_lookup)(void *map, const void *key) = (void *)1;
+static long (*probe_read)(void *to, u32 size, const void *from) = (void *)113;
+static long (*probe_read_str)(void *to, u32 size, const void *from) = (void *)115;
+static u64 (*monotonic)(void) = (void *)5;
+static u64 (*current_pid_tgid)(void) = (void *)14;
+static u64 (*current_uid_gid)(void) = (void *)15;
+static long (*current_comm)(void *to, u32 size) = (void *)16;
+static void *(*ring_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
+static void (*ring_submit)(void *record, u64 flags) = (void *)132;
+static void *(*storage_get)(void *map, void *inode, void *value, u64 flags) = (void *)145;
+static void *(*current_task)(void) = (void *)158;
+
+// ---- what is shared with the guard
+
+// Settings, written by the guard alone.
+struct settings {
+	u32 flags;
+	u32 software_tpm;	// a process whose accesses pass
+	u32 supervisor;		// the process that started the guard
+	u32 pins;		// device of the file system that the links are pinned on
+	u64 epoch;		// of the policy and mode in force
+	u64 epoch_before;
+	u64 before_until;	// until when verdicts of the epoch before are still good, in nanoseconds since boot
+	u64 programs[4];	// two programs, device and inode each, that are the guard's own
+	u32 maps[8];		// the numbers of our maps
+};
+
+#define ENFORCE 1		// refuse what has no good verdict
+#define CLOSED 2		// go on refusing when the guard has died
+#define PROTECT 4		// protect the guard's process, files and maps
+#define EVERYWHERE 8		// refuse to execute on file systems that the guard has not looked at
+#define EVM 16			// security.evm is the guard's to write
+#define LOAD_MODULE 32		// refuse modules, firmware, kernels whose content no file holds
+#define LOAD_FIRMWARE 64
+#define LOAD_KEXEC 128
+
+// The process of the guard; 0 when there is none any more. Written by the guard when it starts, and here when it ends.
+struct alive {
+	u32 process;
+	u32 ended;		// the one that was ended last
+};
+
+// What is asked of files, bits; beside an inode what it has passed.
+#define OPEN 1
+#define EXEC 2
+#define MMAP 4
+#define MODULE 8
+#define FIRMWARE 16
+#define KEXEC_IMAGE 32
+#define KEXEC_INITRAMFS 64
+#define IMMUTABLE 256		// signed: not to be opened for writing
+#define PORTABLE 512		// with a portable EVM signature: neither are its attributes to change
+#define EVERYBODY 1024		// whoever comes
+#define STAMPED 2048		// size and time of change tell
+#define GUARDS_OWN 4096		// the guard's own file: nobody else's to change
+#define LASTING 8192		// good in every epoch
+
+// Beside an inode, written by the guard alone.
+struct verdict {
+	u32 bits;
+	u32 content;		// how often the content had begun to change
+	u32 attributes;		// how often attributes had
+	u32 modified_nsec;
+	u64 epoch;
+	s64 modified;		// last change of the content, in seconds since 1970
+	s64 size;
+};
+
+// Beside an inode that the guard has begun to judge, counted here.
+struct changes {
+	u32 content;
+	u32 attributes;
+	u64 when;		// attributes last changed, in nanoseconds since boot
+};
+
+// Why something was refused.
+#define NO_VERDICT 1
+#define CHANGED 2
+#define WRITERS 3
+#define SIGNED 4
+#define OTHER_EPOCH 5
+#define NOT_ASKED 6		// judged, but not for this
+#define NOT_WATCHED 7
+#define NO_FILE 8
+#define GUARD_DEAD 9
+#define PROTECTED 10
+#define EVM_LABEL 11
+
+// What is told.
+struct record {
+	u32 asked;		// one of the bits above; 0 for what is not about a verdict
+	u32 why;
+	u32 process;
+	u32 thread;
+	u32 uid;
+	u32 device;
+	u64 inode;
+	char command[16];
+	char name[64];
+};
+
+struct map {
+	int unused;
+};
+struct map settings SEC(".maps");
+struct map alive SEC(".maps");
+struct map verdicts SEC(".maps");
+struct map changed SEC(".maps");
+struct map watched SEC(".maps");
+struct map records SEC(".maps");
+struct map counts SEC(".maps");
+
+// ---- what all hooks need
+
+INLINE struct settings *in_force(void)
+{
+	u32 zero = 0;
+	return map_lookup(&settings, &zero);
+}
+
+INLINE u32 guard_process(void)
+{
+	u32 zero = 0;
+	struct alive *now = map_lookup(&alive, &zero);
+	return now ? now->process : 0;
+}
+
+INLINE int is_guard(struct settings *set)
+{
+	u32 process = current_pid_tgid() >> 32;
+	return process == guard_process() || (set->software_tpm && process == set->software_tpm);
+}
+
+INLINE int is_own_program(struct settings *set)
+{
+	struct task_struct *task = current_task();
+	struct mm_struct *memory = task->mm;
+	if (!memory)
+		return 0;
+	struct file *program = memory->exe_file;
+	if (!program)
+		return 0;
+	u64 inode = program->f_inode->i_ino;
+	u64 device = program->f_inode->i_sb->s_dev;
+	return (set->programs[1] == inode && set->programs[0] == device) ||
+	       (set->programs[3] == inode && set->programs[2] == device);
+}
+
+// The guard; or root who starts its program again after it has died.
+INLINE int acts_for_guard(struct settings *set, u32 process)
+{
+	if (is_guard(set))
+		return 1;
+	return !process && !(u32)current_uid_gid() && is_own_program(set);
+}
+
+INLINE void count(u32 which)
+{
+	u64 *value = map_lookup(&counts, &which);
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
+INLINE int refuse(u32 asked, u32 why, struct inode *inode, struct dentry *dentry)
+{
+	count(0);
+	struct record *record = ring_reserve(&records, sizeof(*record), 0);
+	if (!record) {
+		count(1);
+		return -EPERM;
+	}
+	record->asked = asked;
+	record->why = why;
+	u64 task = current_pid_tgid();
+	record->process = task >> 32;
+	record->thread = (u32)task;
+	record->uid = (u32)current_uid_gid();
+	record->device = 0;
+	record->inode = 0;
+	if (inode) {
+		record->device = inode->i_sb->s_dev;
+		record->inode = inode->i_ino;
+	}
+	current_comm(record->command, sizeof(record->command));
+	record->name[0] = 0;
+	if (dentry)
+		probe_read_str(record->name, sizeof(record->name), dentry->d_name.name);
+	ring_submit(record, 0);
+	return -EPERM;
+}
+
+INLINE int is_regular(struct inode *inode)
+{
+	return (inode->i_mode & S_IFMT) == S_IFREG;
+}
+
+INLINE int is_same_state(struct inode *inode, struct verdict *verdict)
+{
+	s64 seconds = 0;
+	u32 nanoseconds = 0;
+	if (EXISTS(((struct inode___now *)inode)->i_mtime_sec)) {
+		seconds = ((struct inode___now *)inode)->i_mtime_sec;
+		nanoseconds = ((struct inode___now *)inode)->i_mtime_nsec;
+	} else if (EXISTS(((struct inode___before_6_11 *)inode)->__i_mtime)) {
+		seconds = ((struct inode___before_6_11 *)inode)->__i_mtime.tv_sec;
+		nanoseconds = ((struct inode___before_6_11 *)inode)->__i_mtime.tv_nsec;
+	} else if (EXISTS(((struct inode___before_6_7 *)inode)->i_mtime)) {
+		seconds = ((struct inode___before_6_7 *)inode)->i_mtime.tv_sec;
+		nanoseconds = ((struct inode___before_6_7 *)inode)->i_mtime.tv_nsec;
+	}
+	return inode->i_size == verdict->size && seconds == verdict->modified && nanoseconds == verdict->modified_nsec;
+}
+
+// How long a change of attributes may be on its way to the guard, in nanoseconds.
+#define ON_ITS_WAY 250000000
+
+// Why what is asked may not be; 0 when it may.
+INLINE u32 judge(struct settings *set, struct inode *inode, u32 asked, u32 process)
+{
+	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
+	if (!verdict)
+		return NO_VERDICT;
+	u32 bits = verdict->bits;
+	if (!(bits & LASTING) && verdict->epoch != set->epoch &&
+	    !(verdict->epoch == set->epoch_before && monotonic() < set->before_until))
+		return OTHER_EPOCH;
+	struct changes *now = storage_get(&changed, inode, 0, 0);
+	if (!now || now->content != verdict->content)
+		return CHANGED;
+	if (inode->i_writecount.counter > 0)
+		return WRITERS;
+	if (bits & STAMPED && !is_same_state(inode, verdict))
+		return CHANGED;
+	if (now->attributes != verdict->attributes && (!process || monotonic() - now->when > ON_ITS_WAY))
+		return CHANGED;
+	if ((bits & asked) != asked)
+		return NOT_ASKED;
+	if (!process && !(bits & EVERYBODY))
+		return GUARD_DEAD;
+	return 0;
+}
+
+// Whether there is anything to ask about a file system.
+INLINE u32 asked_on(struct settings *set, struct inode *inode, u32 asked)
+{
+	u32 device = inode->i_sb->s_dev;
+	u32 *wanted = map_lookup(&watched, &device);
+	if (wanted)
+		return *wanted & asked;
+	return set->flags & EVERYWHERE ? 0x80000000 : 0;
+}
+
+INLINE int check(struct file *file, u32 asked)
+{
+	struct settings *set = in_force();
+	if (!set || !(set->flags & ENFORCE))
+		return 0;
+	struct inode *inode = file->f_inode;
+	if (!is_regular(inode))
+		return 0;
+	u32 wanted = asked_on(set, inode, asked);
+	if (!wanted)
+		return 0;
+	u32 process = guard_process();
+	if (!process && !(set->flags & CLOSED))
+		return 0;
+	if (acts_for_guard(set, process))
+		return 0;
+	if (wanted & 0x80000000)
+		return refuse(asked, NOT_WATCHED, inode, file->f_path.dentry);
+	u32 why = judge(set, inode, asked, process);
+	if (!why)
+		return 0;
+	return refuse(asked, why, inode, file->f_path.dentry);
+}
+
+// Whether it is a file of the guard's own, which somebody else is about to change.
+INLINE int is_protected(struct settings *set, struct inode *inode)
+{
+	if (!(set->flags & PROTECT))
+		return 0;
+	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
+	return verdict && verdict->bits & GUARDS_OWN && !acts_for_guard(set, guard_process());
+}
+
+INLINE int content_changes(struct inode *inode, struct dentry *dentry)
+{
+	struct changes *now = storage_get(&changed, inode, 0, 0);
+	if (!now)
+		return 0;
+	struct settings *set = in_force();
+	if (!set)
+		return 0;
+	if (is_protected(set, inode))
+		return refuse(0, PROTECTED, inode, dentry);
+	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
+	if (verdict && verdict->bits & IMMUTABLE && set->flags & ENFORCE && !is_guard(set) &&
+	    asked_on(set, inode, OPEN) && (guard_process() || set->flags & CLOSED) && verdict->content == now->content &&
+	    verdict->attributes == now->attributes && verdict->epoch == set->epoch)
+		return refuse(OPEN, SIGNED, inode, dentry);
+	__sync_fetch_and_add(&now->content, 1);
+	return 0;
+}
+
+// ---- files
+
+SEC("lsm/file_open") int file_open(u64 *arguments)
+{
+	struct file *file = (struct file *)arguments[0];
+	struct inode *inode = file->f_inode;
+	if (!is_regular(inode))
+		return 0;
+	if (file->f_mode & FMODE_WRITE)
+		return content_changes(inode, file->f_path.dentry);
+	// As long as the guard lives, fanotify asks it, or was told that it need not.
+	if (guard_process())
+		return 0;
+	return check(file, OPEN);
+}
+
+SEC("lsm/bprm_check_security") int execute(u64 *arguments)
+{
+	struct linux_binprm *program = (struct linux_binprm *)arguments[0];
+	return check(program->file, EXEC);
+}
+
+SEC("lsm/mmap_file") int map_file(u64 *arguments)
+{
+	struct file *file = (struct file *)arguments[0];
+	if (!file || !(arguments[2] & PROT_EXEC))
+		return 0;
+	return check(file, MMAP);
+}
+
+SEC("lsm/file_mprotect") int protect_mapping(u64 *arguments)
+{
+	struct vm_area_struct *area = (struct vm_area_struct *)arguments[0];
+	if (!(arguments[2] & PROT_EXEC) || area->vm_flags & VM_EXEC)
+		return 0;
+	struct file *file = area->vm_file;
+	return file ? check(file, MMAP) : 0;
+}
+
+SEC("lsm/kernel_read_file") int kernel_reads(u64 *arguments)
+{
+	struct file *file = (struct file *)arguments[0];
+	u32 what = (u32)arguments[1];
+	if (!file)
+		return 0;
+	u32 asked = 0;
+	if (what == ENUM(kernel_read_file_id, READING_MODULE))
+		asked = MODULE;
+	else if (what == ENUM(kernel_read_file_id, READING_FIRMWARE))
+		asked = FIRMWARE;
+	else if (what == ENUM(kernel_read_file_id, READING_KEXEC_IMAGE))
+		asked = KEXEC_IMAGE;
+	else if (what == ENUM(kernel_read_file_id, READING_KEXEC_INITRAMFS))
+		asked = KEXEC_INITRAMFS;
+	return asked ? check(file, asked) : 0;
+}
+
+// Content that no file holds: init_module(2), the firmware loader's user helper, kexec_load(2).
+SEC("lsm/kernel_load_data") int kernel_loads(u64 *arguments)
+{
+	u32 what = (u32)arguments[0];
+	struct settings *set = in_force();
+	if (!set || !(set->flags & ENFORCE) || (!guard_process() && !(set->flags & CLOSED)))
+		return 0;
+	u32 flag = 0, asked = 0;
+	if (what == ENUM(kernel_load_data_id, LOADING_MODULE)) {
+		flag = LOAD_MODULE;
+		asked = MODULE;
+	} else if (what == ENUM(kernel_load_data_id, LOADING_FIRMWARE)) {
+		flag = LOAD_FIRMWARE;
+		asked = FIRMWARE;
+	} else if (what == ENUM(kernel_load_data_id, LOADING_KEXEC_IMAGE)) {
+		flag = LOAD_KEXEC;
+		asked = KEXEC_IMAGE;
+	} else if (what == ENUM(kernel_load_data_id, LOADING_KEXEC_INITRAMFS)) {
+		flag = LOAD_KEXEC;
+		asked = KEXEC_INITRAMFS;
+	}
+	return set->flags & flag ? refuse(asked, NO_FILE, 0, 0) : 0;
+}
+
+// ---- attributes and labels
+
+INLINE int attributes_change(struct dentry *dentry)
+{
+	struct inode *inode = dentry->d_inode;
+	struct changes *now = storage_get(&changed, inode, 0, 0);
+	if (!now)
+		return 0;
+	struct settings *set = in_force();
+	if (!set)
+		return 0;
+	if (is_protected(set, inode))
+		return refuse(0, PROTECTED, inode, dentry);
+	now->when = monotonic();
+	__sync_fetch_and_add(&now->attributes, 1);
+	return 0;
+}
+
+INLINE int set_attributes(struct dentry *dentry, struct iattr *attributes)
+{
+	if (attributes->ia_valid & ATTR_SIZE) {
+		struct inode *inode = dentry->d_inode;
+		int refused = content_changes(inode, dentry);
+		if (refused)
+			return refused;
+	}
+	return attributes_change(dentry);
+}
+
+SEC("lsm/inode_setattr@2") int inode_setattr_2(u64 *arguments)
+{
+	return set_attributes((struct dentry *)arguments[0], (struct iattr *)arguments[1]);
+}
+
+SEC("lsm/inode_setattr@3") int inode_setattr_3(u64 *arguments)
+{
+	return set_attributes((struct dentry *)arguments[1], (struct iattr *)arguments[2]);
+}
+
+#define NAME_SECURITY_EVM(words) \
+	(words[0] == 0x7974697275636573ull /* security */ && (words[1] & 0xffffffffffull) == 0x006d76652eull /* .evm */)
+
+// security.evm with an HMAC is made by whoever has the key, and by nobody else; a signature anybody may bring.
+// Source: evm_inode_setxattr, security/integrity/evm/evm_main.c.
+SEC("lsm/inode_setxattr") int inode_setxattr(u64 *arguments)
+{
+	struct dentry *dentry = (struct dentry *)arguments[1];
+	struct settings *set = in_force();
+	if (set && set->flags & EVM && set->flags & ENFORCE && !is_guard(set)) {
+		u64 words[2] = {};
+		probe_read_str(words, sizeof(words), (const void *)arguments[2]);
+		if (NAME_SECURITY_EVM(words)) {
+			u8 type = 0;
+			const void *value = 0;
+			// Not read as an argument: the verifier knows no type for it.
+			probe_read(&value, sizeof(value), &arguments[3]);
+			if (arguments[4])
+				probe_read(&type, 1, value);
+			if (type != 3 && type != 5)
+				return refuse(0, EVM_LABEL, dentry->d_inode, dentry);
+		}
+	}
+	return attributes_change(dentry);
+}
+
+SEC("lsm/inode_removexattr") int inode_removexattr(u64 *arguments)
+{
+	struct dentry *dentry = (struct dentry *)arguments[1];
+	return attributes_change(dentry);
+}
+
+SEC("lsm/inode_set_acl") int inode_set_acl(u64 *arguments)
+{
+	struct dentry *dentry = (struct dentry *)arguments[1];
+	return attributes_change(dentry);
+}
+
+SEC("lsm/inode_remove_acl") int inode_remove_acl(u64 *arguments)
+{
+	struct dentry *dentry = (struct dentry *)arguments[1];
+	return attributes_change(dentry);
+}
+
+// ---- the guard itself
+
+INLINE int keeps_its_name(struct dentry *dentry)
+{
+	struct inode *inode = dentry->d_inode;
+	struct settings *set = in_force();
+	if (!inode || !set || !is_protected(set, inode))
+		return 0;
+	return refuse(0, PROTECTED, inode, dentry);
+}
+
+SEC("lsm/inode_unlink") int inode_unlink(u64 *arguments)
+{
+	struct dentry *dentry = (struct dentry *)arguments[1];
+	return keeps_its_name(dentry);
+}
+
+SEC("lsm/inode_rename") int inode_rename(u64 *arguments)
+{
+	struct dentry *from = (struct dentry *)arguments[1];
+	struct dentry *to = (struct dentry *)arguments[3];
+	int refused = keeps_its_name(from);
+	return refused ? refused : keeps_its_name(to);
+}
+
+// The guard itself, the process that started it, the first process, and its own program (which ends a guard that hangs).
+INLINE int may_touch_guard(struct settings *set)
+{
+	u32 process = current_pid_tgid() >> 32;
+	return process == 1 || process == guard_process() || process == set->supervisor || is_own_program(set);
+}
+
+SEC("lsm/ptrace_access_check") int ptrace(u64 *arguments)
+{
+	struct task_struct *task = (struct task_struct *)arguments[0];
+	struct settings *set = in_force();
+	if (!(arguments[1] & PTRACE_MODE_ATTACH) || !set || !(set->flags & PROTECT))
+		return 0;
+	u32 guard = guard_process();
+	if (!guard || (u32)task->tgid != guard || current_pid_tgid() >> 32 == guard)
+		return 0;
+	return refuse(0, PROTECTED, 0, 0);
+}
+
+// Signals by which it could not say good-bye. SIGTERM and the like end it in order.
+SEC("lsm/task_kill") int task_kill(u64 *arguments)
+{
+	struct task_struct *task = (struct task_struct *)arguments[0];
+	int signal = (int)arguments[2];
+	struct settings *set = in_force();
+	if ((signal != SIGKILL && signal != SIGSTOP) || !set || !(set->flags & PROTECT))
+		return 0;
+	u32 guard = guard_process();
+	if (!guard || (u32)task->tgid != guard || may_touch_guard(set))
+		return 0;
+	return refuse(0, PROTECTED, 0, 0);
+}
+
+SEC("lsm/bpf_map") int bpf_map(u64 *arguments)
+{
+	struct bpf_map *map = (struct bpf_map *)arguments[0];
+	struct settings *set = in_force();
+	if (!set || !(set->flags & PROTECT))
+		return 0;
+	u32 id = map->id, ours = 0;
+	for (int i = 0; i < 8; i++)
+		ours |= id && set->maps[i] == id;
+	if (!ours || may_touch_guard(set))
+		return 0;
+	return refuse(0, PROTECTED, 0, 0);
+}
+
+SEC("lsm/sb_umount") int sb_umount(u64 *arguments)
+{
+	struct vfsmount *mount = (struct vfsmount *)arguments[0];
+	struct settings *set = in_force();
+	if (!set || !(set->flags & PROTECT) || !set->pins || mount->mnt_sb->s_dev != set->pins || may_touch_guard(set))
+		return 0;
+	return refuse(0, PROTECTED, 0, 0);
+}
+
+// The guard's last thread ends: before fanotify lets everything go on.
+SEC("tp_btf/sched_process_exit") int guard_ends(u64 *arguments)
+{
+	struct task_struct *task = (struct task_struct *)arguments[0];
+	u32 zero = 0;
+	struct alive *now = map_lookup(&alive, &zero);
+	if (now && now->process && now->process == (u32)task->tgid && task->signal->live.counter == 0) {
+		now->ended = now->process;
+		now->process = 0;
+	}
+	return 0;
+}
