@@ -27,6 +27,7 @@ use tpm2_protocol::{
 mod capability;
 mod command;
 mod error;
+mod key;
 mod loaded;
 mod name;
 mod object;
@@ -47,7 +48,7 @@ pub use name::Name;
 pub use object::{Hierarchy, Object, SealedObject, Sealing, UnsealPolicy};
 pub use pcr::Bank;
 pub use policy::{Difference, PcrPolicy, PolicyError};
-pub use quote::{MAX_NONCE, Quote};
+pub use quote::{MAX_NONCE, Quote, pcr_digest};
 pub use response_code::ResponseCode;
 pub use session::AuthValue;
 

@@ -27,7 +27,7 @@ use imara_format::{
 };
 use tpm2_protocol::{basic::TpmHandle, data::TpmRcBase, frame::TpmFlushContextCommand};
 
-use super::{Name, Tpm, TpmError, object, template};
+use super::{Name, Object, Tpm, TpmError, object, template};
 
 /// The port to where it is recorded what is loaded.
 pub trait LoadedRecord: Send {
@@ -93,6 +93,27 @@ impl Tpm {
         let value = result?;
         flushed?;
         Ok(value)
+    }
+
+    /// Does some work and flushes whatever it has loaded but the object that it returns.
+    ///
+    /// # Errors
+    /// As [`leaving_nothing`](Self::leaving_nothing).
+    pub fn leaving_only(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<Object, TpmError>,
+    ) -> Result<Object, TpmError> {
+        let before = self.loaded.handles.len();
+        let result = work(self);
+        let kept = result.as_ref().ok().map(Object::handle);
+        let rest: Vec<u32> = self.loaded.handles.iter().skip(before).map(|(handle, _)| *handle).collect();
+        let mut flushed = Ok(());
+        for handle in rest.into_iter().rev().filter(|handle| Some(*handle) != kept) {
+            flushed = flushed.and(self.flush(handle));
+        }
+        let object = result?;
+        flushed?;
+        Ok(object)
     }
 
     /// Records from now on what is loaded, and flushes what a killed process has left.

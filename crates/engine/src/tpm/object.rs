@@ -221,8 +221,20 @@ impl Tpm {
         parent_auth: &AuthValue,
         sealing: &Sealing<'_>,
     ) -> Result<SealedObject, TpmError> {
-        let sensitive = sized_sensitive(sealing.auth.as_bytes(), sealing.data);
-        let public = sealing.template().to_sized();
+        self.create_under(parent, parent_auth, &sealing.template(), sealing.auth, sealing.data)
+    }
+
+    /// Makes an object under a parent. Its authorisation value and data go to the TPM encrypted.
+    pub(super) fn create_under(
+        &mut self,
+        parent: &Object,
+        parent_auth: &AuthValue,
+        template: &PublicArea,
+        auth: &AuthValue,
+        data: &[u8],
+    ) -> Result<SealedObject, TpmError> {
+        let sensitive = sized_sensitive(auth.as_bytes(), data);
+        let public = template.to_sized();
         let no_data = [0; 2];
         let no_pcrs = PcrSelection::default().to_bytes();
         let command = Assembled {
@@ -244,7 +256,7 @@ impl Tpm {
     }
 
     /// Loads an object under its parent.
-    fn load_in(
+    pub(super) fn load_in(
         &mut self,
         session: &mut Session,
         parent: &Object,

@@ -80,10 +80,12 @@ impl ResponseCode {
             Some(Rc::Hash) => "the hash algorithm is not supported",
             Some(Rc::Locality) => "not allowed from this locality",
             Some(Rc::AuthFail | Rc::BadAuth) => "the authorisation is wrong",
+            Some(Rc::Integrity) => "not made by this TPM under this parent, or changed",
             Some(Rc::PolicyFail) => "the policy is not met",
             Some(Rc::Size) => "a size is wrong",
             Some(Rc::ObjectMemory | Rc::SessionMemory | Rc::Memory) => "no room left",
             Some(Rc::Yielded | Rc::Testing | Rc::Retry) => "busy: to be sent again",
+            Some(Rc::NvSpace) => "no room left in NV memory",
             Some(Rc::NvRate) => "NV memory is written too often",
             Some(Rc::NvUnavailable) => "NV memory cannot be written now",
             Some(Rc::Lockout) => "locked after failed authorisations",
@@ -102,6 +104,7 @@ impl ResponseCode {
             Some(Rc::ObjectMemory | Rc::SessionMemory | Rc::Memory) => {
                 ": use /dev/tpmrm0, which swaps objects; `imara tpm status` shows what is loaded, `tpm2_flushcontext -t` flushes it"
             }
+            Some(Rc::NvSpace) => ": `imara tpm status` shows what is kept",
             Some(Rc::Lockout) => {
                 ": `imara tpm status` shows for how long; `tpm2_dictionarylockout -c` ends it for who has the lockout authorisation"
             }

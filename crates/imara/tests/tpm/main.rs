@@ -1,4 +1,6 @@
 //! `imara tpm`, run as a program on a software TPM, with tpm2-tools as the second opinion.
 
+mod changing;
+mod quoting;
 mod reading;
 mod software;

@@ -51,6 +51,11 @@ impl Software {
         self.path(name).to_str().unwrap().to_owned()
     }
 
+    pub fn write(&self, name: &str, content: &[u8]) -> String {
+        std::fs::write(self.path(name), content).unwrap();
+        self.file(name)
+    }
+
     /// `imara tpm` with these arguments and this TPM.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = imara(arguments);
@@ -93,6 +98,13 @@ impl Software {
             println!("skipped: {test}: {} is not installed", arguments[0]);
         }
         output.ok()
+    }
+
+    /// The same, which must succeed.
+    pub fn tpm2_done(&self, test: &str, arguments: &[&str]) -> Option<String> {
+        let output = self.tpm2(test, arguments)?;
+        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        Some(text(&output.stdout))
     }
 
     /// That nothing is loaded in it.

@@ -1,13 +1,17 @@
 //! `imara tpm`: the TPM, one subcommand a file.
 
+mod authorisation;
+mod extend;
 mod pcrs;
+mod quote;
 mod random;
+mod srk;
 mod status;
 pub mod target;
 
 use super::CommandResult;
 
-/// The TPM: what state it is in, PCRs, random numbers.
+/// The TPM: its state, PCRs and quotes of them, its storage root key, random numbers.
 ///
 /// Nothing stays loaded in the TPM after a command. Where the kernel's resource manager does not see to that (any TPM but
 /// /dev/tpmrm0), what is loaded is recorded in /run/imara-tpm, so that the next command flushes what one that was killed has
@@ -23,6 +27,9 @@ enum Command {
     Status(status::Status),
     Random(random::Random),
     Pcrs(pcrs::Pcrs),
+    Extend(extend::Extend),
+    Quote(quote::Quote),
+    Srk(srk::Arguments),
 }
 
 /// The version of the form of what `--json` prints here.
@@ -39,5 +46,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
         Command::Status(status) => status.run(),
         Command::Random(random) => random.run(),
         Command::Pcrs(pcrs) => pcrs.run(),
+        Command::Extend(extend) => extend.run(),
+        Command::Quote(quote) => quote.run(),
+        Command::Srk(srk) => srk::run(srk),
     }
 }
