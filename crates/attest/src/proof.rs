@@ -6,6 +6,8 @@
 //!
 //! Source of boot_aggregate: security/integrity/ima/ima_crypto.c (`ima_calc_boot_aggregate_tfm`).
 
+use crate::contents::{Contents, ContentsReport};
+use crate::event_log::EventLogReport;
 use imara_engine::crypto::{UnsupportedHash, hash};
 use imara_engine::replay::{Extension, Match, PcrResult, Replay, ReplayError, ReplayedList, Unproven};
 use imara_format::hash::{Digest, HashAlgorithm};
@@ -21,6 +23,9 @@ pub struct Prover {
     replay: Replay,
     claims: PcrValues,
     boot_aggregate: BootAggregate,
+    /// What the firmware's event log comes to, and how that stands to the claims.
+    event_log: Option<(PcrValues, EventLogReport)>,
+    contents: Option<Contents>,
     bad: Option<BadEntry>,
 }
 
@@ -41,6 +46,10 @@ pub struct Report {
     pub pcrs: Vec<PcrReport>,
     /// The first entry.
     pub boot_aggregate: BootAggregate,
+    /// How the firmware's event log stands to the claims, where one was given.
+    pub event_log: Option<EventLogReport>,
+    /// What keys and references say of the entries' contents, where any were given.
+    pub contents: Option<ContentsReport>,
     /// The first entry that does not hold together.
     pub bad_entry: Option<BadEntry>,
     /// Why it is not proven, where no entry is to blame.
@@ -111,6 +120,8 @@ pub enum BootAggregate {
     Unchecked,
     /// It sums up the claimed PCRs.
     Matched,
+    /// Not all of the PCRs that it sums up were claimed; it sums up what the event log comes to.
+    MatchedByEventLog,
     /// It does not.
     Mismatched {
         /// As the list has it.
@@ -182,8 +193,24 @@ impl Prover {
             replay: Replay::against(claims.clone())?,
             claims,
             boot_aggregate: BootAggregate::Absent,
+            event_log: None,
+            contents: None,
             bad: None,
         })
+    }
+
+    /// Compares the firmware's event log with the claims, and the first entry with it where the claims do not suffice.
+    #[must_use]
+    pub fn with_event_log(mut self, values: PcrValues, report: EventLogReport) -> Self {
+        self.event_log = Some((values, report));
+        self
+    }
+
+    /// Judges each entry's content, too.
+    #[must_use]
+    pub fn with_contents(mut self, contents: Contents) -> Self {
+        self.contents = Some(contents);
+        self
     }
 
     /// Replays in these banks as well, so that the report has their values.
@@ -228,7 +255,13 @@ impl Prover {
         let mismatch = matches!(self.boot_aggregate, BootAggregate::Mismatched { .. });
         let (verdict, reason) = match &proof {
             _ if self.bad.is_some() => (Verdict::Refused, None),
-            _ if mismatch => (Verdict::Refused, Some("boot_aggregate does not sum up the PCR values given".to_owned())),
+            _ if mismatch => {
+                let by = if self.event_log.is_some() { " or those that the event log comes to" } else { "" };
+                (Verdict::Refused, Some(format!("boot_aggregate does not sum up the PCR values given{by}")))
+            }
+            _ if let Some(reason) = self.event_log.as_ref().and_then(|(_, report)| report.contradiction()) => {
+                (Verdict::Refused, Some(reason))
+            }
             Ok(list) if list.unproven() == 0 => (Verdict::Proven, None),
             Ok(_) => (Verdict::BeginningProven, None),
             Err(Unproven::NothingClaimed | Unproven::Empty) if self.claims.is_empty() => {
@@ -248,6 +281,8 @@ impl Prover {
             violations: self.replay.violations(),
             pcrs: self.replay.pcrs().iter().map(PcrReport::from).collect(),
             boot_aggregate: self.boot_aggregate,
+            event_log: self.event_log.map(|(_, report)| report),
+            contents: self.contents.map(Contents::finish),
             bad_entry: self.bad,
             reason,
         };
@@ -259,7 +294,11 @@ impl Prover {
             match self.decoder.next_record() {
                 Ok(Some(record)) => {
                     if record.number == 1 {
-                        self.boot_aggregate = check_boot_aggregate(&record, &self.claims);
+                        let logged = self.event_log.as_ref().map(|(values, _)| values);
+                        self.boot_aggregate = check_boot_aggregate(&record, &self.claims, logged);
+                    }
+                    if let Some(contents) = &mut self.contents {
+                        contents.judge(&record);
                     }
                     if let Err(error) = self.replay.extend_record(&record) {
                         let path = record.path().map(|path| path.escape_ascii().to_string());
@@ -300,23 +339,31 @@ pub fn boot_aggregate(pcrs: &PcrValues, bank: HashAlgorithm) -> Result<Option<Di
     values.map(|values| hash(bank, &values.iter().map(Digest::as_bytes).collect::<Vec<_>>())).transpose()
 }
 
-fn check_boot_aggregate(first: &Record<'_>, claims: &PcrValues) -> BootAggregate {
+fn check_boot_aggregate(first: &Record<'_>, claims: &PcrValues, logged: Option<&PcrValues>) -> BootAggregate {
     let Some(listed) = first.digest().filter(|_| first.path() == Some(BOOT_AGGREGATE)) else {
         return BootAggregate::Absent;
     };
     if listed.is_zero() {
         return BootAggregate::NoTpm;
     }
+    let by_event_log = || match logged.map(|logged| boot_aggregate(logged, listed.algorithm())) {
+        Some(Ok(Some(computed))) if computed == listed => BootAggregate::MatchedByEventLog,
+        Some(Ok(Some(computed))) => {
+            BootAggregate::Mismatched { listed: listed.to_string(), computed: computed.to_string() }
+        }
+        _ => BootAggregate::Unchecked,
+    };
     match boot_aggregate(claims, listed.algorithm()) {
         Ok(Some(computed)) if computed == listed => BootAggregate::Matched,
         // Firmware leaves no PCR at zero; whoever gives only zeros knows nothing about these PCRs.
         Ok(Some(_))
             if (0..=7).all(|pcr| claims.value(listed.algorithm(), pcr).is_some_and(|value| value.is_zero())) =>
         {
-            BootAggregate::Unchecked
+            by_event_log()
         }
         Ok(Some(computed)) => BootAggregate::Mismatched { listed: listed.to_string(), computed: computed.to_string() },
-        Ok(None) | Err(UnsupportedHash(_)) => BootAggregate::Unchecked,
+        Ok(None) => by_event_log(),
+        Err(UnsupportedHash(_)) => BootAggregate::Unchecked,
     }
 }
 

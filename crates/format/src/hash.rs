@@ -112,7 +112,7 @@ pub struct Digest {
 }
 
 /// A digest of the wrong length.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{algorithm} digest has {found} bytes, {needed} needed")]
 pub struct DigestLengthError {
     /// The algorithm named.

@@ -32,6 +32,7 @@ pub mod measurement_list;
 pub mod pcr;
 pub mod pkcs11_uri;
 pub mod policy;
+pub mod reference;
 pub mod signature;
 pub mod template;
 pub mod tpm;

@@ -190,3 +190,110 @@ fn wrong_command_lines_and_missing_things_have_their_own_statuses() {
     let output = imara(&["show", "--binary", "--runtime-dir", path(folder.path())], b"");
     assert!(output.stdout == std::fs::read(&list).unwrap());
 }
+
+/// What each entry of a list has as its content, as `sha256sum` would write it: `{ALGORITHM:HEX}  {PATH}`.
+fn contents(case: &str) -> String {
+    let shown = imara(&["show", "--json", path(&vector(case, "binary"))], b"");
+    let list: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let mut lines = String::from("# what ran\n");
+    for entry in list["entries"].as_array().unwrap() {
+        let (Some(digest), Some(name)) = (entry["digest"].as_str(), entry["path"].as_str()) else { continue };
+        if entry["violation"] == false {
+            // A name with a newline is escaped in such lists.
+            lines += &match name.contains('\n') {
+                true => format!("\\{digest}  {}\n", name.replace('\n', "\\n")),
+                false => format!("{digest}  {name}\n"),
+            };
+        }
+    }
+    lines
+}
+
+#[test]
+fn signatures_of_a_list_are_verified_with_the_keys_given() {
+    let key = |name: &str| vector("keys", name);
+    let keys = [key("ima.der"), key("rsa4096.der"), key("evm.der")];
+    let (list, pcrs) = (vector("tcb", "binary"), vector("tcb", "pcrs"));
+    let run = |keys: &[PathBuf], json: bool| {
+        let mut arguments = vec!["verify", path(&list), "--pcrs", path(&pcrs)];
+        arguments.extend(keys.iter().flat_map(|key| ["--key", path(key)]));
+        arguments.extend(json.then_some("--json"));
+        imara(&arguments, b"")
+    };
+    let all = run(&keys, false);
+    assert_eq!(all.status.code(), Some(0), "{}", text(&all.stderr));
+    assert!(text(&all.stdout).contains("signatures: verified 3, failed 0; unsigned 19, over metadata too 1, "));
+    // Without one of the keys its entries are named, although the list is proven.
+    let one = run(&keys[..1], false);
+    assert_eq!(one.status.code(), Some(1));
+    assert!(text(&one.stdout).contains("proven: all 27 entries"));
+    assert!(text(&one.stderr).contains("entry 14 (/mnt/signed512-alpha): unknown key id 6d693838"));
+    let report: serde_json::Value = serde_json::from_slice(&run(&keys[..1], true).stdout).unwrap();
+    assert_eq!(report["verdict"], "proven");
+    assert_eq!(report["contents"]["signatures"]["failed"], 2);
+    assert_eq!(report["contents"]["findings"][0]["entry"], 14);
+}
+
+#[test]
+fn contents_that_no_reference_names_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference = folder.path().join("reference");
+    let (list, pcrs) = (vector("tcb", "binary"), vector("tcb", "pcrs"));
+    let run = |lines: &str| {
+        std::fs::write(&reference, lines).unwrap();
+        imara(&["verify", path(&list), "--pcrs", path(&pcrs), "--reference", path(&reference)], b"")
+    };
+    let meant = contents("tcb");
+    let all = run(&meant);
+    assert_eq!(all.status.code(), Some(0), "{}", text(&all.stderr));
+    assert!(text(&all.stdout).contains("another content 0, not named 0;"), "{}", text(&all.stdout));
+
+    let gone: String = meant.split_inclusive('\n').filter(|line| !line.ends_with(" /mnt/cat\n")).collect();
+    let unlisted = run(&gone);
+    assert_eq!(unlisted.status.code(), Some(1));
+    assert!(text(&unlisted.stderr).contains("(/mnt/cat): no reference names it; its content is sha256:3d9f2889"));
+
+    let other = meant.replace(
+        "3d9f2889d6782537624a4e1a10e68a2ddd53e0ee8bac02676f27308f42ec6bf6  /mnt/cat",
+        &format!("{}  /mnt/cat", "00".repeat(32)),
+    );
+    let changed = run(&other.replace("sha256:00", "00"));
+    assert_eq!(changed.status.code(), Some(1));
+    assert!(text(&changed.stderr).contains("(/mnt/cat): its content is sha256:3d9f2889"), "{}", text(&changed.stderr));
+    assert!(text(&changed.stderr).contains("1 entry did not pass by the keys and references given"));
+
+    let wrong = run("nothing\n");
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(text(&wrong.stderr).contains("line 1: `nothing` is no digest"));
+}
+
+#[test]
+fn the_firmwares_event_log_is_held_against_the_pcrs_and_the_first_entry() {
+    let log = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/tpm/event_log").join(name);
+    let folder = tempfile::tempdir().unwrap();
+    // A proof as some have it: PCR 10 alone.
+    let only = folder.path().join("pcr10");
+    let pcrs = vector("tcb", "pcrs");
+    let lines = std::fs::read_to_string(&pcrs).unwrap();
+    let ten: String = lines.split_inclusive('\n').filter(|line| line.contains(":10 ")).collect();
+    std::fs::write(&only, ten).unwrap();
+    let list = vector("tcb", "binary");
+    for (name, pcrs, log, status, said) in [
+        ("all PCRs", &pcrs, log("debian-seabios.bin"), 0, "event log: events 14; 20 of 20 PCR values given agree"),
+        ("PCR 10", &only, log("debian-seabios.bin"), 0, "boot_aggregate: sums up the PCRs that the event log comes to"),
+        (
+            "another machine's log",
+            &pcrs,
+            log("debian-ovmf.bin"),
+            1,
+            "the event log has 4 events for sha1 PCR 0 and comes to",
+        ),
+        ("another's, PCR 10", &only, log("debian-ovmf.bin"), 1, "boot_aggregate does not sum up"),
+        ("no log", &pcrs, list.clone(), 1, "--event-log takes the firmware's log"),
+    ] {
+        let output = imara(&["verify", path(&list), "--pcrs", path(pcrs), "--event-log", path(&log)], b"");
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{name}: {all}");
+        assert!(all.contains(said), "{name}: {all}");
+    }
+}

@@ -327,7 +327,7 @@ fn every_mount_namespace_is_guarded_when_that_is_wanted_and_files_are_listed_as_
     }
     must(command(IMARA).args(["sign", "--quiet", "-k"]).arg(scratch.private_key()).args(&tools));
     let mut unshare = command("timeout");
-    unshare.args(["-s", "KILL", "25", "unshare", "-m", "-p", "-f", "--kill-child", "sh", "-ec", &outside]);
+    unshare.args(["-s", "KILL", "90", "unshare", "-m", "-p", "-f", "--kill-child", "sh", "-ec", &outside]);
     let done = output(&mut unshare).unwrap();
     let (out, err) = (text(&done.stdout), text(&done.stderr));
     if out.is_empty() {
