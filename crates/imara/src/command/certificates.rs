@@ -1,6 +1,7 @@
 //! The certificates and public keys that labels are verified with.
 
 use super::paths::read;
+use super::signing::warn_if_expired;
 use crate::output::Failure;
 use imara_engine::crypto::PublicKey;
 use imara_engine::keyring::Keyring;
@@ -24,7 +25,8 @@ pub fn read_keyring(named: &[PathBuf], default: &str) -> Result<Keyring, Failure
 fn read_public_key(path: &Path) -> Result<PublicKey, Failure> {
     let failure = |error: &dyn Display| Failure::failed(format!("{}: {error}", path.display()));
     let bytes = read(path).map_err(|error| failure(&error))?;
-    PublicKey::from_bytes(&bytes).map_err(|error| {
+    let key = PublicKey::from_bytes(&bytes).inspect(|key| warn_if_expired(&path.display(), key.certificate()));
+    key.map_err(|error| {
         failure(&error).next("-k takes a certificate or a public key, as x509_ima.der or pubkey_ima.pem")
     })
 }

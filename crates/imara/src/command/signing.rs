@@ -4,7 +4,7 @@ use super::key::Passphrase;
 use super::paths::read;
 use super::token;
 use crate::output::{Failure, warn};
-use imara_engine::crypto::{KeyError, PublicKey, SigningKey};
+use imara_engine::crypto::{Certificate, KeyError, PublicKey, SigningKey};
 use imara_format::hash::{HashAlgorithm, from_hex};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
@@ -133,15 +133,20 @@ pub fn read_key(path: &Path, default: bool, passphrase: &Passphrase) -> Result<S
 
 /// What a certificate beside the key makes doubtful; nothing of it keeps the key from signing.
 fn warn_of_certificates(path: &dyn std::fmt::Display, key: &SigningKey) {
-    if let Some(certificate) = key.certificate().filter(|certificate| certificate.expired) {
+    warn_if_expired(path, key.certificate());
+    if let (None, Some(certificate)) = (key.certificate(), key.strange_certificate()) {
+        let subject = &certificate.subject;
+        warn(format_args!("{path}: the certificate beside the key ({subject}) is of another key, and is left alone"));
+    }
+}
+
+/// Warns of a certificate whose time is over; nothing is refused for it.
+pub fn warn_if_expired(path: &dyn std::fmt::Display, certificate: Option<&Certificate>) {
+    if let Some(certificate) = certificate.filter(|certificate| certificate.expired) {
         let (subject, end) = (&certificate.subject, &certificate.not_after);
         warn(format_args!(
             "{path}: the key's certificate ({subject}) expired on {end}; no kernel refuses its signatures for that, others may"
         ));
-    }
-    if let (None, Some(certificate)) = (key.certificate(), key.strange_certificate()) {
-        let subject = &certificate.subject;
-        warn(format_args!("{path}: the certificate beside the key ({subject}) is of another key, and is left alone"));
     }
 }
 

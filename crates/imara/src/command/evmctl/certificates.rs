@@ -87,6 +87,9 @@ impl Evmctl {
             if let Some(key) = self.certificate(&PathBuf::from(path)) {
                 tell(format_args!("keyid {} (from {path})\n", short_hex(&key.key_id())));
                 tell(format_args!("key {}: {} {path}\n", keys.len() + 1, short_hex(&key.key_id())));
+                if let Some(certificate) = key.certificate() {
+                    super::key::tell_if_expired(&path, certificate);
+                }
                 keys.push((key.key_id(), key));
             }
         }

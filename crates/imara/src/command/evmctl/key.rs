@@ -1,7 +1,7 @@
 //! The private key that signs.
 
 use super::{Evmctl, Failed, short_hex, tell};
-use imara_engine::crypto::{KeyError, PublicKey, SigningKey};
+use imara_engine::crypto::{Certificate, KeyError, PublicKey, SigningKey};
 use imara_format::hash::to_hex;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -48,7 +48,7 @@ impl Evmctl {
             self.note(&error);
             Failed::Negative
         })?);
-        let key = match SigningKey::from_pem(&pem, passphrase) {
+        let key = match SigningKey::from_bytes(&pem, passphrase) {
             Err(KeyError::PassphraseNeeded) => {
                 let asked = imara_linux::terminal::ask_secret("Enter PEM pass phrase:").map(Zeroizing::new);
                 let asked = asked.map_err(|error| {
@@ -56,7 +56,7 @@ impl Evmctl {
                     tell(format_args!("reason: {} ({error}); use --pass=WORD\n", KeyError::PassphraseNeeded));
                     Failed::Negative
                 })?;
-                SigningKey::from_pem(&pem, Some(&asked))
+                SigningKey::from_bytes(&pem, Some(&asked))
             }
             read => read,
         };
@@ -64,6 +64,7 @@ impl Evmctl {
             tell(format_args!("Failed to PEM_read_PrivateKey key file: {shown}\nreason: {error}\n"));
             Failed::Negative
         })?;
+        tell_of_certificates(&shown, &key);
         let key_id = match self.options.key_id {
             Some(key_id) => key_id,
             None => {
@@ -76,6 +77,25 @@ impl Evmctl {
             }
         };
         Ok(PrivateKey { key, key_id })
+    }
+}
+
+/// Tells what the original does not: a certificate beside the key that is of no use, or no longer.
+fn tell_of_certificates(path: &dyn std::fmt::Display, key: &SigningKey) {
+    if let Some(certificate) = key.certificate() {
+        tell_if_expired(path, certificate);
+    }
+    if let (None, Some(certificate)) = (key.certificate(), key.strange_certificate()) {
+        let subject = &certificate.subject;
+        tell(format_args!("{path}: the certificate ({subject}) is of another key, its key id is not taken\n"));
+    }
+}
+
+/// Tells of a certificate whose time is over. Nothing is refused for it, by the kernel neither.
+pub fn tell_if_expired(path: &dyn std::fmt::Display, certificate: &Certificate) {
+    if certificate.expired {
+        let (subject, end) = (&certificate.subject, &certificate.not_after);
+        tell(format_args!("{path}: the certificate ({subject}) expired on {end}\n"));
     }
 }
 

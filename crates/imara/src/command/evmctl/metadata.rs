@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// A longer value counts as none, as in the original.
+/// A longer value of a file's counts as none, as in the original.
 const MAX_VALUE: usize = 1024;
 
 impl Evmctl {
@@ -73,11 +73,13 @@ impl Evmctl {
             // A portable signature must cover the label that goes with it, wherever that is.
             let read_from =
                 if name == SECURITY_IMA && form == Form::Portable { self.options.ima_attribute() } else { name };
+            let options = &self.options;
             let value = match name {
-                "security.ima" if self.options.ima.is_some() => self.options.ima.clone(),
-                "security.selinux" if self.options.selinux.is_some() => self.options.selinux.clone(),
-                "security.capability" if self.options.caps.is_some() => {
-                    self.options.caps.clone().filter(|caps| !caps.is_empty())
+                "security.ima" if options.ima.is_some() => given("ima", &options.ima, 0)?,
+                "security.selinux" if options.selinux.is_some() => given("selinux", &options.selinux, 0)?,
+                "security.capability" if options.caps.is_some() => {
+                    // It is a text without its NUL here, for which the original keeps room all the same.
+                    given("caps", &options.caps, 1)?.filter(|caps| !caps.is_empty())
                 }
                 _ => match files::xattr(file, read_from) {
                     Ok(value) => {
@@ -127,5 +129,16 @@ impl Evmctl {
         };
         tell(format_args!("uuid: {}\n", to_hex(&uuid)));
         Ok(uuid)
+    }
+}
+
+/// A value that an option gives; one that is too long is refused, not left out as a file's is.
+fn given(name: &str, value: &Option<Vec<u8>>, more: usize) -> Result<Option<Vec<u8>>, Failed> {
+    match value.as_ref().map(|value| value.len() + more).filter(|length| *length > MAX_VALUE) {
+        Some(length) => {
+            tell(format_args!("{name}[{length}] value is too long to fit into xattr[{MAX_VALUE}]\n"));
+            Err(Failed::Negative)
+        }
+        None => Ok(value.clone()),
     }
 }

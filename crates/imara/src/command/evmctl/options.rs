@@ -298,6 +298,8 @@ impl Options {
                     },
                 }));
             }
+            // Once there is to be none, another one changes nothing.
+            Name::Uuid if self.uuid == Some(Uuid::Without) => {}
             Name::Uuid => self.uuid = Some(value.as_ref().map_or(Uuid::Without, |_| Uuid::Given(text()))),
             Name::Types => self.types = Some(text()),
             Name::Recursive => self.recursive = true,

@@ -1,5 +1,10 @@
 //! `evmctl`, against what ima-evm-utils 1.6.2 printed, returned and did for the same command lines.
 
+mod both_ways;
+mod keys;
+mod overrides;
+mod tokens;
+
 use serde_json::Value;
 use std::fs;
 use std::io::Write;
