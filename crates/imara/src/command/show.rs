@@ -1,13 +1,15 @@
 //! `imara show`.
 
 use super::CommandResult;
-use super::paths::{Paths, path_json, printable, read};
-use crate::output::{Failure, Outcome, complain, print, print_json};
+use super::paths::{Paths, printable, read};
+use super::progress::Progress;
+use super::telling::{Form, Telling, Told, failure_json};
+use crate::output::{Failure, Outcome};
 use imara_format::hash::to_hex;
 use imara_format::label::{Label, LabelError};
 use imara_format::signature::Signature;
 use imara_linux::files::{Xattr, read_xattr};
-use imara_linux::tree::TreeFile;
+use imara_linux::tree::Batch;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +26,7 @@ pub struct Arguments {
     /// Show the label that FILE holds as its content, e.g. PATH.sig; `-` is standard input
     #[arg(long, value_name = "FILE")]
     raw: Vec<PathBuf>,
-    /// Print JSON
+    /// Print JSON: of files that are named a document, with -r or --files-from a line for each file, and at last a summary
     #[arg(long)]
     json: bool,
     /// Print nothing but errors
@@ -36,60 +38,88 @@ pub struct Arguments {
 ///
 /// # Errors
 /// What the command could not do.
-pub fn run(arguments: Arguments) -> CommandResult {
-    let mut shown = Shown { arguments: &arguments, unreadable: false, documents: Vec::new() };
+pub fn run(arguments: &Arguments) -> CommandResult {
+    let many = arguments.paths.are_many();
+    let form = Form::new(arguments.json, arguments.quiet, true, many);
+    let (mut telling, mut counts) = (Telling::new(form, many), Counts::default());
     for path in &arguments.raw {
         let value = read(path).map_err(|error| Failure::failed(format!("{}: {error}", path.display())));
-        shown.file(path, value.map(|value| vec![("label", Ok(Xattr::Value(value)))]));
+        let (mut told, mut more) = (Told::default(), Counts::default());
+        tell(form, path, value.map(|value| vec![("label", Ok(Xattr::Value(value)))]), &mut more, &mut told);
+        counts.add(more);
+        telling.tell(told);
     }
     if arguments.raw.is_empty() || arguments.paths.some().is_ok() {
         let names = match arguments.xattr_user {
             true => &["security.ima", "security.evm", "user.ima", "user.evm"][..],
             false => &["security.ima", "security.evm"],
         };
-        let work = |file: &TreeFile<'_>| Ok(names.iter().map(|name| (*name, read_xattr(file, name))).collect());
-        arguments.paths.for_each(arguments.quiet, work, |path: &Path, result| shown.file(path, result))?;
+        let work = |path: &mut PathBuf, batch: &Batch| {
+            let (mut told, mut counts) = (Told::default(), Counts::default());
+            for index in 0..batch.len() {
+                batch.path(index, path);
+                let attributes = match batch.open(index, path) {
+                    Ok(Some(file)) => Ok(names.iter().map(|name| (*name, read_xattr(&file, name))).collect()),
+                    Ok(None) => continue,
+                    Err(error) => Err(arguments.paths.open_failure(&error)),
+                };
+                tell(form, path, attributes, &mut counts, &mut told);
+            }
+            (counts, told)
+        };
+        let progress = Progress::new(arguments.quiet, "files");
+        arguments.paths.for_each_batch(&progress, PathBuf::new, work, |(more, told)| {
+            counts.add(more);
+            telling.tell(told);
+        })?;
     }
-    if arguments.json {
-        print_json(&json!({ "schema": 1, "files": shown.documents }));
-    }
-    Ok(if shown.unreadable { Outcome::Failed } else { Outcome::Done })
+    let Counts { files, unreadable } = counts;
+    let numbers = [("shown", json!(files)), ("unreadable", json!(unreadable))];
+    let numbers = numbers.into_iter().map(|(name, number)| (name.to_owned(), number)).collect();
+    telling.end(|| if files == 0 { "no file was found\n".to_owned() } else { String::new() }, numbers);
+    Ok(match (files, unreadable) {
+        (0, _) if many => Outcome::Nothing,
+        (_, 0) => Outcome::Done,
+        _ => Outcome::Failed,
+    })
 }
 
 type Attributes = Vec<(&'static str, std::io::Result<Xattr>)>;
 
-struct Shown<'a> {
-    arguments: &'a Arguments,
-    unreadable: bool,
-    documents: Vec<Value>,
+/// How many files there were, and those with something that cannot be read.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    files: u64,
+    unreadable: u64,
 }
 
-impl Shown<'_> {
-    fn file(&mut self, path: &Path, attributes: Result<Attributes, Failure>) {
-        let mut document = path_json(path);
-        let mut text = format!("{}\n", printable(path));
-        match attributes {
-            Ok(attributes) => {
-                for (name, value) in attributes {
-                    let (line, value, readable) = describe(name, value);
-                    self.unreadable |= !readable;
-                    text += &format!("  {name}: {line}\n");
-                    document.insert(name.into(), value);
-                }
-            }
-            Err(failure) => {
-                self.unreadable = true;
-                complain(&failure);
-                document.insert("error".into(), json!(failure.what));
-                text.clear();
-            }
-        }
-        if self.arguments.json {
-            self.documents.push(Value::Object(document));
-        } else if !self.arguments.quiet {
-            print(text);
-        }
+impl Counts {
+    fn add(&mut self, more: Self) {
+        self.files += more.files;
+        self.unreadable += more.unreadable;
     }
+}
+
+fn tell(form: Form, path: &Path, attributes: Result<Attributes, Failure>, counts: &mut Counts, told: &mut Told) {
+    counts.files += 1;
+    let attributes = match attributes {
+        Ok(attributes) => attributes,
+        Err(failure) => {
+            counts.unreadable += 1;
+            told.object(form, path, |object| failure_json(object, &failure));
+            return told.failure(failure);
+        }
+    };
+    let described = attributes.into_iter().map(|(name, value)| (name, describe(name, value)));
+    let described = described.collect::<Vec<_>>();
+    counts.unreadable += u64::from(described.iter().any(|(_, (_, _, readable))| !readable));
+    told.line(form, || {
+        let lines = described.iter().map(|(name, (line, _, _))| format!("  {name}: {line}\n"));
+        std::iter::once(format!("{}\n", printable(path))).chain(lines).collect()
+    });
+    told.object(form, path, |object| {
+        object.extend(described.into_iter().map(|(name, (_, value, _))| (name.to_owned(), value)));
+    });
 }
 
 /// An attribute for people and for programs, and whether it could be read.

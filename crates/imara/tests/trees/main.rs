@@ -7,3 +7,4 @@ mod hash;
 mod killed;
 mod scratch;
 mod undo;
+mod verify;
