@@ -2,6 +2,7 @@
 
 use crate::appraise::Cause;
 use crate::cache::InodeId;
+use crate::integrity_status::IntegrityStatus;
 use imara_format::hash::Digest;
 use imara_format::policy::Func;
 
@@ -49,6 +50,19 @@ pub enum AuditRecord {
         rule: Option<usize>,
         /// Whether the access was refused.
         denied: bool,
+    },
+    /// Protected metadata was changed as EVM would not have let it (`INTEGRITY_METADATA`); it was seen only afterwards.
+    Metadata {
+        /// The file's status before.
+        status: IntegrityStatus,
+        /// What was changed, for people.
+        what: String,
+        /// Who did it; all zeros where that is not known.
+        task: TaskIdentity,
+        /// The file's path.
+        path: Vec<u8>,
+        /// The inode.
+        inode: InodeId,
     },
     /// An `audit` rule matched (`INTEGRITY_RULE`).
     Rule {

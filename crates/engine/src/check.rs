@@ -23,6 +23,7 @@ use imara_format::template::Template;
 use imara_format::trace::LabelFacts;
 use std::collections::HashSet;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -81,6 +82,10 @@ pub trait File {
     /// As [`File::inode`].
     fn place(&self) -> io::Result<Place> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+    /// The open file itself, for whoever keeps its inode in memory; `None` where there is none.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
     /// The content's digest.
     ///
@@ -783,6 +788,21 @@ impl Checker {
         if writer_gone {
             self.violated.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         }
+    }
+
+    /// Somebody has changed a file's attributes: EVM follows it where that may be, and what could not be is recorded.
+    pub fn attributes_changed(&self, file: &dyn File, who: Option<TaskIdentity>, now: i128) {
+        let Some(evm) = &self.evm else { return };
+        let Ok(changed) = evm.changed(file, who.as_ref(), now) else { return };
+        let (what, status) = match changed {
+            evm::running::Changed::Refused(what, status) => (what, status),
+            evm::running::Changed::Nothing | evm::running::Changed::Followed(_) | evm::running::Changed::Stale(_) => {
+                return;
+            }
+        };
+        let what: Vec<String> = what.iter().map(ToString::to_string).collect();
+        let (task, path, inode) = (who.unwrap_or_default(), file.path(), file.id());
+        self.audit.record(AuditRecord::Metadata { status, what: what.join("; "), task, path, inode });
     }
 
     /// Has the label follow the file's next change (see [`Checker::refresh`]).

@@ -296,7 +296,10 @@ impl Simulation {
         let LedTo { entries, records } = LED_TO.take();
         let failure = records.iter().find_map(|record| match record {
             AuditRecord::Data { func, cause, detail, denied, .. } => Some((*func, *cause, detail.clone(), *denied)),
-            AuditRecord::Rule { .. } | AuditRecord::Violation { .. } | AuditRecord::Status { .. } => None,
+            AuditRecord::Rule { .. }
+            | AuditRecord::Violation { .. }
+            | AuditRecord::Status { .. }
+            | AuditRecord::Metadata { .. } => None,
         });
         // What comes after a refusal is not asked.
         let last = failure.as_ref().filter(|(.., denied)| *denied);

@@ -25,7 +25,7 @@
 mod mode;
 mod xattr_list;
 
-pub use mode::{EvmMode, MODE_FILE};
+pub use mode::{EvmMode, MODE_FILE, UnknownBit};
 pub use xattr_list::{Enabled, ProtectedXattr, XATTRS_FILE, XattrList, XattrsRequest, XattrsRequestError};
 
 use crate::signature::SignatureType;

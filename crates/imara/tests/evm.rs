@@ -291,3 +291,83 @@ fn evmctl_agrees_on_signatures() {
         assert!(verified.status.success(), "portable {portable}: {verified:?}");
     }
 }
+
+#[test]
+fn what_was_changed_is_found_or_known_from_before() {
+    let Some(folder) = scratch("what_was_changed_is_found_or_known_from_before") else { return };
+    let (private, certificate) = keys(folder.path());
+    let states = folder.path().join("states");
+    let path = folder.path().join("file");
+    fs::write(&path, "content").unwrap();
+    let nowhere = folder.path().join("no-guard");
+    let explain = |more: &[&str]| {
+        let with =
+            ["evm", "explain", "--json", "--key-hex", KEY, "-k", text(&certificate), "--runtime-dir", text(&nowhere)];
+        let told = imara(&[&with[..], more, &[text(&path)]].concat());
+        let document = json(&told);
+        assert_eq!(code(&told), i32::from(document["verified"] != true), "{told:?}");
+        document
+    };
+    set_xattr(&path, "security.ima", Some(&[1; 21]));
+    for label in [&["hmac", "--write", "--key-hex", KEY][..], &["sign", "--portable", "-k", text(&private)]] {
+        let made = imara(&[&["evm"], label, &[text(&path)]].concat());
+        assert_eq!(code(&made), 0, "{made:?}");
+        assert_eq!(explain(&[])["changed"], Value::Null);
+        let noted = ["evm", "verify", "--quiet", "--key-hex", KEY, "-k", text(&certificate), "--record", text(&states)];
+        assert_eq!(code(&imara(&[&noted[..], &[text(&path)]].concat())), 0);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o4711)).unwrap();
+        let found = explain(&[]);
+        let difference = serde_json::json!([{ "attribute": "mode", "was": "100644", "is": "104711" }]);
+        assert_eq!(found["changed"]["differences"], difference, "{found:#}");
+        assert_eq!(
+            (&found["changed"]["known_by"], &found["next"][0]),
+            (&"search".into(), &format!("chmod 0644 {}", text(&path)).into())
+        );
+        // More than one thing at once is known only from before.
+        std::os::unix::fs::chown(&path, Some(4321), Some(4321)).unwrap();
+        assert_eq!(explain(&["--time", "1s"])["changed"]["known_by"], Value::Null);
+        // What verified before is kept where it does not verify now.
+        assert_eq!(code(&imara(&[&noted[..], &[text(&path)]].concat())), 1);
+        let known = explain(&["--recorded", text(&states)]);
+        let attributes: Vec<&str> = known["changed"]["differences"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|difference| difference["attribute"].as_str().unwrap())
+            .collect();
+        assert_eq!((&known["changed"]["known_by"], &attributes[..]), (&"recorded".into(), &["mode", "uid", "gid"][..]));
+        std::os::unix::fs::chown(&path, Some(0), Some(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        set_xattr(&path, "security.capability", Some(&[&[1, 0, 0, 2, 0, 0x20], &[0; 14][..]].concat()));
+        let found = explain(&[]);
+        assert_eq!(found["changed"]["differences"][0]["attribute"], "security.capability", "{found:#}");
+        set_xattr(&path, "security.capability", None);
+        assert_eq!(explain(&[])["verified"], true);
+    }
+    let shown = imara(&["evm", "explain", "-k", text(&certificate), "--runtime-dir", text(&nowhere), text(&path)]);
+    assert!(stdout(&shown).contains("security.ima") && stdout(&shown).contains("good portable signature"), "{shown:?}");
+}
+
+#[test]
+fn without_any_evm_the_next_step_is_named() {
+    if Path::new(imara_format::evm::MODE_FILE).exists() {
+        println!("skipped: without_any_evm_the_next_step_is_named: this kernel has EVM");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["evm", "status"][..],
+        &["evm", "enable", "x509"],
+        &["evm", "enable", "x509", "--provider", "kernel"],
+        &["evm", "xattrs"],
+        &["evm", "xattrs", "security.foo", "--provider", "guard"],
+    ] {
+        let lacking = imara(&[arguments, &["--runtime-dir", text(folder.path())]].concat());
+        assert_eq!(code(&lacking), 3, "{arguments:?}: {lacking:?}");
+        let told = stdout(&lacking) + &stderr(&lacking);
+        assert!(
+            told.contains("next") && (told.contains("guard") || told.contains("CONFIG_EVM") || told.contains("mount")),
+            "{told}"
+        );
+    }
+}

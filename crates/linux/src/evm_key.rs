@@ -126,6 +126,29 @@ fn in_kernel(condensed: &CondensedKey) -> Option<Box<dyn HmacKey>> {
     (kernel.hmac(&sample).ok()? == hmac_sha1(&condensed[..], &sample)).then(|| Box::new(kernel) as Box<dyn HmacKey>)
 }
 
+/// Why a key is not kept further away, the best place first.
+pub fn why_not_better(custody: Custody) -> Vec<String> {
+    let mut why = Vec::new();
+    if matches!(custody, Custody::KernelKey { .. }) {
+        return why;
+    }
+    let sample: CondensedKey = Default::default();
+    let hash = KeyedHash::new("hmac(sha1)", HMAC_SIZE, Key::Bytes(&sample[..]));
+    match hash {
+        Err(error) => why.push(format!("the kernel makes no HMACs for processes (AF_ALG, algif_hash): {error}")),
+        Ok(_) => why.push(format!(
+            "the kernel makes HMACs with a key of its own from Linux 6.2 on, with a key of exactly {KEY_SIZE} bytes in its key \
+             service (imara key encrypted new … {KEY_SIZE})"
+        )),
+    }
+    if matches!(custody, Custody::LockedMemory | Custody::Memory)
+        && let Err(error) = SecretMemory::of_kind(&sample[..], Kind::Secret)
+    {
+        why.push(format!("there is no secret memory (memfd_secret; secretmem.enable=1 before Linux 6.5): {error}"));
+    }
+    why
+}
+
 /// Has the kernel make HMACs with its own key, whose payload must have 128 bytes.
 ///
 /// # Errors

@@ -7,6 +7,8 @@ pub mod evm_key;
 pub mod files;
 pub mod hooks;
 pub mod inode;
+pub mod kept;
+pub mod kernel_evm;
 pub mod kernel_ima;
 pub mod key_service;
 pub mod local_socket;

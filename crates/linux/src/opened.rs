@@ -194,6 +194,10 @@ impl File for OpenedFile<'_> {
         })
     }
 
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file)
+    }
+
     fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
         files::digest_while(self.file, algorithm, || self.goes_on.is_none_or(|goes_on| goes_on()))
     }

@@ -113,7 +113,8 @@ pub fn would_be_allowed(differences: &[Difference], status: IntegrityStatus) -> 
     differences.iter().all(|difference| difference.is_allowed(status))
 }
 
-fn value_text(name: &str, value: Option<&[u8]>) -> String {
+/// An attribute's value for people: a label as what it says, text as it is, anything else in hexadecimal.
+pub fn value_text(name: &str, value: Option<&[u8]>) -> String {
     let Some(value) = value else { return "none".into() };
     if name == "security.ima" {
         match Label::parse_ima(value) {

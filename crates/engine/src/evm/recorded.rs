@@ -13,6 +13,8 @@ use crate::integrity_status::IntegrityStatus;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Files remembered at most: what is forgotten is judged by its label alone.
+const FILES: usize = 1 << 16;
 /// Changes remembered of one file.
 const CHANGES: usize = 8;
 
@@ -51,8 +53,10 @@ pub struct Recorded(Mutex<HashMap<InodeId, Record>>);
 pub enum Meaning {
     /// Nothing that is protected has changed since the label verified.
     Same,
-    /// Nothing is known of the file's state before, or its inode has left memory: its label alone says whether it is good.
+    /// Nothing is known of the file's state before: its label alone says whether it is good.
     Unknown,
+    /// Its inode has left memory since, so that anybody may have changed it: its label alone says whether it is good.
+    Unkept(Vec<Difference>),
     /// The kernel would have let it be changed so; the label has to follow.
     Allowed(Vec<Difference>),
     /// The kernel would have refused it.
@@ -67,30 +71,33 @@ impl Recorded {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a label verified, or was made. Whether the inode is kept in memory is not known then; if it was kept before,
-    /// it still is.
-    pub fn verified(&self, id: InodeId, snapshot: Snapshot, status: IntegrityStatus) {
+    /// Notes that a label verified, or was made, of an inode that is kept in memory from before that on, or is not.
+    pub fn verified(&self, id: InodeId, snapshot: Snapshot, status: IntegrityStatus, kept: bool) {
         let mut records = self.lock();
+        if records.len() >= FILES && !records.contains_key(&id) {
+            records.clear();
+        }
         match records.get_mut(&id) {
             Some(record) if record.verified.inode.generation == snapshot.inode.generation => {
                 record.verified = snapshot;
                 record.status = status;
+                record.kept = kept;
             }
             _ => {
-                let record = Record { verified: snapshot, status, kept: false, changes: VecDeque::new() };
+                let record = Record { verified: snapshot, status, kept, changes: VecDeque::new() };
                 records.insert(id, record);
             }
         }
     }
 
-    /// The inode is kept in memory from before its label was verified on.
-    pub fn keep(&self, id: InodeId) {
+    /// The inode has not been kept in memory since.
+    pub fn lose(&self, id: InodeId) {
         if let Some(record) = self.lock().get_mut(&id) {
-            record.kept = true;
+            record.kept = false;
         }
     }
 
-    /// The inode is not kept in memory any more.
+    /// Nothing is known of it any more.
     pub fn forget(&self, id: InodeId) {
         self.lock().remove(&id);
     }
@@ -134,7 +141,7 @@ impl Recorded {
         if !would_be_allowed(&differences, record.status) {
             return Meaning::Refused(differences, record.status);
         }
-        if record.kept { Meaning::Allowed(differences) } else { Meaning::Unknown }
+        if record.kept { Meaning::Allowed(differences) } else { Meaning::Unkept(differences) }
     }
 
     /// Remembers a change.

@@ -13,6 +13,7 @@ use super::verify::{Found, Reason, Verifier};
 use super::xattrs::{ProtectedXattrs, Wrote, XattrsError};
 use super::{HMAC_TYPE, PORTABLE_TYPE};
 use crate::audit::TaskIdentity;
+use crate::cache::InodeId;
 use crate::check::File;
 use crate::integrity_status::IntegrityStatus;
 use crate::keyring::Keyring;
@@ -30,6 +31,29 @@ pub trait KeySource: Send + Sync {
     fn load(&self) -> Result<Arc<dyn HmacKey>, ModeError>;
 }
 
+/// Keeps inodes in memory, so that nothing but the kernel's own calls changes them: see [`super::recorded`].
+pub trait Keeper: Send + Sync {
+    /// Whether a file's inode has been kept since [`Keeper::keep`] was last asked to.
+    fn is_kept(&self, file: &dyn File) -> bool;
+
+    /// Keeps it from now on; whether that is so.
+    fn keep(&self, file: &dyn File) -> bool;
+}
+
+/// Keeps nothing: no change is followed afterwards.
+#[derive(Debug, Clone, Copy)]
+pub struct NoKeeper;
+
+impl Keeper for NoKeeper {
+    fn is_kept(&self, _: &dyn File) -> bool {
+        false
+    }
+
+    fn keep(&self, _: &dyn File) -> bool {
+        false
+    }
+}
+
 /// EVM.
 pub struct Evm {
     rules: RwLock<Arc<Rules>>,
@@ -38,6 +62,7 @@ pub struct Evm {
     key: RwLock<Option<Arc<dyn HmacKey>>>,
     source: Box<dyn KeySource>,
     keys: Keyring,
+    keeper: Box<dyn Keeper>,
     fix: AtomicBool,
     recorded: Recorded,
     /// Mode and list are written to by one at a time.
@@ -78,10 +103,18 @@ impl Evm {
             key: RwLock::default(),
             source,
             keys,
+            keeper: Box::new(NoKeeper),
             fix: AtomicBool::new(false),
             recorded: Recorded::default(),
             writing: Mutex::default(),
         }
+    }
+
+    /// The same, which follows changes of the files that `keeper` keeps in memory.
+    #[must_use]
+    pub fn with_keeper(mut self, keeper: Box<dyn Keeper>) -> Self {
+        self.keeper = keeper;
+        self
     }
 
     /// The mode.
@@ -117,6 +150,12 @@ impl Evm {
     /// Whether it is.
     pub fn fix(&self) -> bool {
         self.fix.load(Ordering::SeqCst)
+    }
+
+    /// Whether somebody's change of this file's attributes is of interest.
+    pub fn follows(&self, id: InodeId) -> bool {
+        let mode = self.mode();
+        mode.key_loaded() && (self.recorded.knows(id).is_some() || self.fix() && mode.contains(EvmMode::HMAC))
     }
 
     /// What files were like when their labels verified.
@@ -181,6 +220,8 @@ impl Evm {
     /// What EVM makes of a file's `security.ima`. A good signature of type 3 becomes an HMAC where there is a key; a change
     /// that was made by allowed means, and whose notice is still on its way, is followed.
     pub fn judge(&self, file: &dyn File, now: i128) -> Judged {
+        // Before anything is looked at: what is recorded then has been kept from before on.
+        let kept = self.mode().contains(EvmMode::HMAC) && self.keep(file);
         self.examine(file, |snapshot, found| {
             if let Some(label) = &found.becomes {
                 // Where it cannot be written it stays a signature, which is as good.
@@ -188,11 +229,11 @@ impl Evm {
                 if wrote {
                     snapshot.label = EvmLabel::Value(label.clone());
                 }
-                self.recorded.verified(file.id(), snapshot.clone(), found.status);
+                self.recorded.verified(file.id(), snapshot.clone(), found.status, kept);
                 return wrote;
             }
             if found.status.passes() {
-                self.recorded.verified(file.id(), snapshot.clone(), found.status);
+                self.recorded.verified(file.id(), snapshot.clone(), found.status, kept);
                 return false;
             }
             if found.reason != Some(Reason::HmacDiffers) {
@@ -207,6 +248,18 @@ impl Evm {
             }
             followed
         })
+    }
+
+    /// Keeps a file in memory; what is recorded of one that has left it meanwhile allows nothing any more.
+    fn keep(&self, file: &dyn File) -> bool {
+        self.check_kept(file);
+        self.keeper.keep(file)
+    }
+
+    fn check_kept(&self, file: &dyn File) {
+        if self.recorded.knows(file.id()) == Some(true) && !self.keeper.is_kept(file) {
+            self.recorded.lose(file.id());
+        }
     }
 
     fn examine(&self, file: &dyn File, act: impl FnOnce(&mut Snapshot, &mut Found<'_>) -> bool) -> Judged {
@@ -234,6 +287,7 @@ impl Evm {
         if !self.mode().contains(EvmMode::HMAC) {
             return Ok(false);
         }
+        self.keep(file);
         let mut snapshot = self.snapshot(file)?;
         Ok(snapshot.label.kind() != Some(PORTABLE_TYPE) && self.relabel_as(file, &mut snapshot))
     }
@@ -259,7 +313,7 @@ impl Evm {
             Ok(label) => {
                 snapshot.label = label;
                 let status = IntegrityStatus::Pass;
-                self.recorded.verified(file.id(), snapshot.clone(), status);
+                self.recorded.verified(file.id(), snapshot.clone(), status, self.keeper.is_kept(file));
                 true
             }
             // It stays as it was, and fails when it is asked about next.
@@ -273,6 +327,7 @@ impl Evm {
     /// What reading the file says.
     pub fn changed(&self, file: &dyn File, who: Option<&TaskIdentity>, now: i128) -> io::Result<Changed> {
         let id = file.id();
+        self.check_kept(file);
         let mut snapshot = self.snapshot(file)?;
         let note = |what: Vec<Difference>, followed| {
             self.recorded.note(id, Change { when: now, who: who.cloned(), what, followed });
@@ -313,7 +368,7 @@ impl Evm {
                 note(what.clone(), false);
                 Ok(Changed::Refused(what, status))
             }
-            Meaning::Relabelled(what) => {
+            Meaning::Relabelled(what) | Meaning::Unkept(what) => {
                 note(what.clone(), false);
                 Ok(Changed::Stale(what))
             }

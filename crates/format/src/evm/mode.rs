@@ -17,6 +17,11 @@ use std::ops::{BitAnd, BitOr, Not};
 /// Where the kernel shows it; `/sys/kernel/security/evm` is a link to it.
 pub const MODE_FILE: &str = "/sys/kernel/security/integrity/evm/evm";
 
+/// A word that names no bit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no mode of EVM: hmac, x509, allow-metadata-writes, sigv3-required, lock, or a number")]
+pub struct UnknownBit(pub String);
+
 /// A set of the mode's bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct EvmMode(pub u32);
@@ -57,6 +62,24 @@ impl EvmMode {
     /// Whether the HMAC key can never be loaded any more.
     pub const fn hmac_disabled(self) -> bool {
         self.contains(Self::SETUP_COMPLETE) && !self.contains(Self::HMAC)
+    }
+
+    /// The bits that words name, or a number; none for none.
+    ///
+    /// # Errors
+    /// The word that names none.
+    pub fn from_words<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, UnknownBit> {
+        words.into_iter().try_fold(Self::NONE, |mode, word| {
+            let named = Self::WORDS.into_iter().find(|(_, name)| *name == word).map(|(bit, _)| bit);
+            let bits =
+                named.or_else(|| Self::parse(word.as_bytes()).ok()).ok_or_else(|| UnknownBit(word.to_owned()))?;
+            Ok(mode | bits)
+        })
+    }
+
+    /// The words for the bits that are set.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        Self::WORDS.into_iter().filter(move |(bit, _)| self.contains(*bit)).map(|(_, word)| word)
     }
 
     /// What is written to the file, as the kernel reads it: at most 34 bytes, up to a zero byte.
@@ -155,6 +178,15 @@ mod tests {
         assert_eq!((EvmMode::SETUP_COMPLETE | EvmMode::HMAC).to_string(), "hmac, lock");
         assert_eq!(EvmMode(0x42).to_string(), "x509, 0x40");
         assert_eq!(EvmMode::NONE.to_string(), "off");
+    }
+
+    #[test]
+    fn bits_are_named_by_words_or_numbers() {
+        assert_eq!(EvmMode::from_words(["hmac", "lock"]), Ok(EvmMode::HMAC | EvmMode::SETUP_COMPLETE));
+        assert_eq!(EvmMode::from_words(["0x80000002"]), Ok(EvmMode::X509 | EvmMode::SETUP_COMPLETE));
+        assert_eq!(EvmMode::from_words([]), Ok(EvmMode::NONE));
+        assert_eq!(EvmMode::from_words(["x509", "HMAC"]), Err(UnknownBit("HMAC".into())));
+        assert_eq!(EvmMode(3).words().collect::<Vec<_>>(), ["hmac", "x509"]);
     }
 
     #[test]

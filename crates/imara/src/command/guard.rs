@@ -58,6 +58,24 @@ pub struct Arguments {
     /// no process beside it watches over it.
     #[arg(long, value_name = "TIME")]
     sentinel: Option<String>,
+    /// What EVM does from the start on: hmac, x509, allow-metadata-writes, lock, or the number of the kernel's file (may be repeated)
+    /// [default: what there are keys for].
+    #[arg(long, value_name = "MODE", num_args = 1.., value_delimiter = ',')]
+    evm: Vec<String>,
+    /// EVM's HMAC key: an encrypted key in the kernel, by name or number, or a file with its blob (a path with a `/`) [default:
+    /// evm-key].
+    #[arg(long, value_name = "KEY_OR_BLOB")]
+    evm_key: Option<PathBuf>,
+    /// A file with the master key that opens the blob; otherwise it is looked for in the kernel.
+    #[arg(long, value_name = "FILE")]
+    evm_master: Option<PathBuf>,
+    /// A certificate or public key that EVM's signatures are verified with (may be repeated) [default: /etc/keys/x509_evm.der, if
+    /// there].
+    #[arg(long, value_name = "CERT", num_args = 1..)]
+    evm_cert: Vec<PathBuf>,
+    /// EVM labels anew what was changed, whatever its label was, as the kernel's with evm=fix: for setting up.
+    #[arg(long)]
+    evm_fix: bool,
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -88,6 +106,11 @@ pub fn run(arguments: Arguments) -> CommandResult {
     file.deadline = arguments.deadline.or(file.deadline);
     file.on_deadline = arguments.on_deadline.or(file.on_deadline);
     file.sentinel = arguments.sentinel.or(file.sentinel);
+    file.evm = (!arguments.evm.is_empty()).then(|| arguments.evm.join(" ")).or(file.evm);
+    file.evm_key = arguments.evm_key.or(file.evm_key);
+    file.evm_master = arguments.evm_master.or(file.evm_master);
+    file.evm_keys = some(arguments.evm_cert).or(file.evm_keys);
+    file.evm_fix = arguments.evm_fix.then_some(true).or(file.evm_fix);
     if arguments.require_signed_policy {
         file.policy_signature = Some("required".into());
     }

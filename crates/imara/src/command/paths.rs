@@ -252,7 +252,8 @@ impl Iterator for Listed {
 /// `PATH_MAX` of include/uapi/linux/limits.h is 4096 with its zero byte; a list may say it with many `./`.
 const LONGEST_PATH: u64 = 65536;
 
-fn open_failure(error: &OpenError, recursive: bool) -> Failure {
+/// Why a file could not be opened, with what to do; where folders are taken with -r, `recursive` says whether that was given.
+pub fn open_failure(error: &OpenError, recursive: bool) -> Failure {
     let failure = Failure::failed(match error {
         OpenError::NotRegular { path, found } => format!("{}: is {found}, not a regular file", printable(path)),
         OpenError::System { path, error } => format!("{}: {error}", printable(path)),

@@ -138,6 +138,12 @@ fn for_people(status: &Value) -> String {
     for key in status["keys"].as_array().into_iter().flatten() {
         line("key", format!("{} {} {}", text(&key["id"]), text(&key["kind"]), text(&key["subject"])));
     }
+    for (name, value) in super::evm::status::guard_lines(&status["evm"]) {
+        line(
+            if name == "mode" { "EVM" } else { "" },
+            if name == "mode" { value } else { format!("{}: {value}", name.trim()) },
+        );
+    }
     let list = &status["list"];
     line(
         "list",

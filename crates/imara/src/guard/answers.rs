@@ -2,6 +2,7 @@
 
 use super::audit_log;
 use super::control::Request;
+use super::evm;
 use super::explanation;
 use super::live_policy::LivePolicy;
 use super::runtime;
@@ -60,6 +61,10 @@ impl Answers {
                 explanation::explain_file(&policy, checker.keys(), evm, hash, checker.mode(), &path, uid)
                     .map_err(Failure::failed)
             }
+            Request::EvmMode { bits, dry_run } => evm::write_mode(&checker, &bits, dry_run, || self.ask_again()),
+            Request::EvmXattrs { write: Some(write) } => evm::write_xattrs(&checker, &write, || self.ask_again()),
+            Request::EvmXattrs { write: None } => Ok(evm::xattrs(evm::of(&checker)?)),
+            Request::EvmChanges { path } => evm::changes(&checker, &path),
             Request::Pcrs => {
                 let values = checker
                     .log()
@@ -84,6 +89,10 @@ impl Answers {
     fn guard(&self) -> Result<Arc<Guard>, Failure> {
         let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner).clone();
         guard.ok_or_else(|| Failure::failed("the guard is ending"))
+    }
+
+    fn ask_again(&self) -> Result<(), Failure> {
+        self.guard()?.ask_again_all().map_err(Failure::failed)
     }
 
     fn list_path(&self) -> PathBuf {
@@ -166,6 +175,7 @@ impl Answers {
             "watch": watch,
             "not_watched": unwatched,
             "keys": keys_json(checker.keys()),
+            "evm": checker.evm().map(|evm| evm::status(evm)),
             "list": {
                 "path": self.list_path(),
                 "template": checker.template().listed_name(),
@@ -209,6 +219,20 @@ fn keys_json(keys: &Keyring) -> Vec<Value> {
 }
 
 fn recent_json(when: u64, record: &AuditRecord) -> Option<Value> {
+    if let AuditRecord::Metadata { status, what, task, path, .. } = record {
+        return Some(json!({
+            "time": when / 1000,
+            "path": String::from_utf8_lossy(path),
+            "func": "appraise_metadata",
+            "cause": status.words(),
+            "detail": what,
+            "refused": false,
+            "rule": null,
+            "pid": task.pid,
+            "uid": task.uids[0],
+            "command": String::from_utf8_lossy(&task.command),
+        }));
+    }
     let AuditRecord::Data { func, cause, detail, task, path, rule, denied, .. } = record else {
         return None;
     };

@@ -65,7 +65,7 @@ impl AuditLog {
 impl AuditSink for AuditLog {
     fn record(&self, record: AuditRecord) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        if matches!(record, AuditRecord::Data { .. }) {
+        if matches!(record, AuditRecord::Data { .. } | AuditRecord::Metadata { .. }) {
             let mut recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
             if recent.len() == RECENT {
                 recent.pop_front();
@@ -123,6 +123,16 @@ fn fields(record: &AuditRecord) -> (RecordType, Vec<(&'static str, Value<'_>)>) 
             fields.push(("res", Value::Number((!denied).into())));
             fields.push(("errno", Value::Number(0)));
             (RecordType::Data, fields)
+        }
+        AuditRecord::Metadata { status, task, path, inode, .. } => {
+            let mut fields = common(task, "appraise_metadata", status.words());
+            fields.push(("comm", Value::Untrusted(&task.command)));
+            fields.push(("name", Value::Untrusted(path)));
+            fields.push(("ino", Value::Number(inode.inode.cast_signed())));
+            // It is done already.
+            fields.push(("res", Value::Number(1)));
+            fields.push(("errno", Value::Number(0)));
+            (RecordType::Metadata, fields)
         }
         AuditRecord::Status { op, cause, task, path, success } => {
             let mut fields = common(task, op, cause);

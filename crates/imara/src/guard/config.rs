@@ -1,9 +1,11 @@
 //! What the guard is told: the command line, else the configuration file, else the defaults.
 
 use crate::command::duration;
+use crate::command::hmac_key::EVM_KEY_NAME;
 use crate::command::paths::read_text;
 use crate::output::Failure;
 use imara_engine::check::Mode;
+use imara_format::evm::EvmMode;
 use imara_format::hash::HashAlgorithm;
 use imara_linux::hooks::fanotify::{Follow, Overdue};
 use serde::Deserialize;
@@ -59,6 +61,16 @@ pub struct File {
     pub on_deadline: Option<String>,
     /// A span of time, or `none`.
     pub sentinel: Option<String>,
+    /// What EVM does from the start on: words such as `hmac x509 lock`.
+    pub evm: Option<String>,
+    /// EVM's HMAC key: an encrypted key in the kernel, or a file with its blob.
+    pub evm_key: Option<PathBuf>,
+    /// A file with the master key that opens the blob.
+    pub evm_master: Option<PathBuf>,
+    /// Certificates or public keys that EVM's signatures are verified with.
+    pub evm_keys: Option<Vec<PathBuf>>,
+    /// Whether EVM labels anew what was changed, whatever its label was.
+    pub evm_fix: Option<bool>,
 }
 
 /// Which TPM is extended.
@@ -118,6 +130,48 @@ pub struct Config {
     pub on_deadline: Overdue,
     /// After how long of silence the sentinel takes the guard to hang; `None` for no sentinel.
     pub sentinel: Option<Duration>,
+    /// EVM.
+    pub evm: EvmConfig,
+}
+
+/// What EVM is to do.
+#[derive(Clone, Debug)]
+pub struct EvmConfig {
+    /// From the start on.
+    pub mode: EvmMode,
+    /// Its HMAC key: an encrypted key in the kernel, or a file with its blob.
+    pub key: PathBuf,
+    /// A file with the master key that opens the blob.
+    pub master: Option<PathBuf>,
+    /// Certificates or public keys.
+    pub keys: Vec<PathBuf>,
+    /// `evm=fix`.
+    pub fix: bool,
+}
+
+/// EVM's certificate, where none is named.
+pub const DEFAULT_EVM_KEY: &str = "/etc/keys/x509_evm.der";
+
+impl EvmConfig {
+    fn new(file: &mut File) -> Result<Self, Failure> {
+        let words = file.evm.as_deref().map(|words| words.split([' ', ',']).filter(|word| !word.is_empty()));
+        let mode = match words {
+            Some(words) => EvmMode::from_words(words).map_err(Failure::usage)?,
+            // Whoever names keys wants them used.
+            None if file.evm_key.is_some() && file.evm_keys.is_some() => EvmMode::HMAC | EvmMode::X509,
+            None if file.evm_key.is_some() => EvmMode::HMAC,
+            None if file.evm_keys.is_some() => EvmMode::X509,
+            None => EvmMode::NONE,
+        };
+        let default = || vec![PathBuf::from(DEFAULT_EVM_KEY)].into_iter().filter(|path| path.exists()).collect();
+        Ok(Self {
+            mode,
+            key: file.evm_key.take().unwrap_or_else(|| EVM_KEY_NAME.into()),
+            master: file.evm_master.take(),
+            keys: file.evm_keys.take().unwrap_or_else(default),
+            fix: file.evm_fix.unwrap_or(false),
+        })
+    }
 }
 
 impl File {
@@ -131,7 +185,8 @@ impl File {
         toml::from_str(&text).map_err(|error| {
             failed(&error).next(
                 "the keys are watch, policy, keys, mode, tpm, runtime-dir, state-dir, template, hash, pcr, \
-                     policy-signature, missing-policy, follow, deadline, on-deadline and sentinel",
+                     policy-signature, missing-policy, follow, deadline, on-deadline, sentinel, \
+                     evm, evm-key, evm-master, evm-keys and evm-fix",
             )
         })
     }
@@ -150,7 +205,8 @@ impl Config {
     ///
     /// # Errors
     /// [`Failure`] that names what is missing or unknown.
-    pub fn new(file: File) -> Result<Self, Failure> {
+    pub fn new(mut file: File) -> Result<Self, Failure> {
+        let evm = EvmConfig::new(&mut file)?;
         let follow = match file.follow.as_deref().unwrap_or("named") {
             "named" => Follow::Named,
             "below" => Follow::Below,
@@ -216,6 +272,7 @@ impl Config {
             deadline,
             on_deadline,
             sentinel,
+            evm,
             state_directory: absolute(file.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()))?,
             watch,
             policy: absolute(policy)?,
@@ -251,11 +308,23 @@ mod tests {
             ("watch = ['/x']\npolicy = '/p'\ndeadline = '10'", "10m"),
             ("watch = ['/x']\npolicy = '/p'\non-deadline = 'hope'", "hope"),
             ("watch = ['/x']\npolicy = '/p'\nsentinel = 'soon'", "sentinel"),
+            ("watch = ['/x']\npolicy = '/p'\nevm = 'hmac, sha1'", "sha1"),
         ] {
             let failure = Config::new(file(text).unwrap()).unwrap_err();
             assert!(failure.what.contains(word), "{text}: {}", failure.what);
         }
         let config = Config::new(file("watch = ['/x']\npolicy = '/p'").unwrap()).unwrap();
         assert_eq!((config.mode, config.pcr, config.tpm), (Mode::Enforce, 10, TpmChoice::Auto));
+        for (text, mode) in [
+            ("", 0),
+            ("evm-key = 'evm-key'", 1),
+            ("evm-keys = ['/c']", 2),
+            ("evm-keys = ['/c']\nevm-key = '/b'", 3),
+            ("evm-keys = ['/c']\nevm = 'x509, lock'", 0x8000_0002),
+            ("evm = '6'", 6),
+        ] {
+            let config = Config::new(file(&format!("watch = ['/x']\npolicy = '/p'\n{text}")).unwrap()).unwrap();
+            assert_eq!(config.evm.mode, EvmMode(mode), "{text}");
+        }
     }
 }

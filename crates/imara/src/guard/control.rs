@@ -9,6 +9,9 @@
 //! | `{"command":"load-policy","path":P,…}` | what `imara policy load --json` prints |
 //! | `{"command":"trace","path":P,…}` | the trace that was begun, as `imara status --json` shows it |
 //! | `{"command":"stop-trace"}` | the same, ended |
+//! | `{"command":"evm-mode","bits":B,…}` | EVM's mode before and now |
+//! | `{"command":"evm-xattrs","write":W}` | the attributes that EVM protects, with what was written to the list |
+//! | `{"command":"evm-changes","path":P}` | what has been seen of a file's metadata |
 //! | `{"command":"pcrs"}` | the TPM's PCR values, `sha256:10 HEX` a line |
 //!
 //! First comes `{"taken":PROCESS}`, at once, so that a guard that hangs is not waited for; then the answer, `{"ok":…}` or
@@ -61,6 +64,23 @@ pub enum Request {
     Trace(tracing::Wanted),
     /// No longer.
     StopTrace,
+    /// Writes to EVM's mode.
+    EvmMode {
+        /// What is written.
+        bits: String,
+        /// Say what would be.
+        dry_run: bool,
+    },
+    /// Shows the attributes that EVM protects, or writes to that list.
+    EvmXattrs {
+        /// What is written.
+        write: Option<String>,
+    },
+    /// What has been seen of a file's metadata.
+    EvmChanges {
+        /// The file.
+        path: PathBuf,
+    },
     /// The TPM's PCR values.
     Pcrs,
 }

@@ -91,6 +91,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
                 .next("choose ima-ng or ima-sig")
         })?;
     sys::process::forbid_dumps();
+    let evm = super::evm::start(&config.evm, &mut beginning.notes)?;
     // Whatever OpenSSL loads, it must load before there is anything to wait for.
     crypto::warm_up().map_err(Failure::failed)?;
     let (runtime, left) = Runtime::take(&config.runtime_directory)?;
@@ -113,7 +114,8 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     let log = Arc::new(start_list(config, &runtime, left, same_boot, &in_use, tpm, &template, &mut beginning)?);
     let (audit, recent, audit_thread) = AuditLog::open(&runtime.path(runtime::AUDIT_LOG)).map_err(Failure::failed)?;
     let policy = CompiledPolicy::new(source.policy.clone());
-    let checker = Arc::new(Checker::new(policy, keys, Arc::clone(&log), template, config.mode, Box::new(audit)));
+    let checker = Checker::new(policy, keys, Arc::clone(&log), template, config.mode, Box::new(audit));
+    let checker = Arc::new(checker.with_evm(evm));
     let software_tpm = match &in_use {
         TpmInUse::Software(software) => software.pid(),
         TpmInUse::None(_) | TpmInUse::Device(_) => 0,

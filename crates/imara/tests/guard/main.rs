@@ -6,6 +6,7 @@
 #[macro_use]
 mod scratch;
 mod appraisal;
+mod evm;
 mod failure;
 mod live_policy;
 mod measurement;

@@ -341,6 +341,48 @@ impl AsFd for PermissionGroup {
     }
 }
 
+/// A group that tells nothing, and whose marks keep inodes in memory: a mark goes with its inode alone, when that is evicted or
+/// deleted, or its file system unmounted, which a mark does not hinder.
+#[derive(Debug)]
+pub struct KeepingGroup {
+    group: OwnedFd,
+}
+
+impl KeepingGroup {
+    /// Opens a group; it needs CAP_SYS_ADMIN for as many marks as it takes.
+    ///
+    /// # Errors
+    /// What fanotify_init(2) says.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { group: init(libc::FAN_CLASS_NOTIF | libc::FAN_UNLIMITED_MARKS)? })
+    }
+
+    /// Keeps the inode behind a descriptor in memory.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says.
+    pub fn keep(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        // It ignores what the group is not told anyway.
+        let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK | libc::FAN_MARK_IGNORED_SURV_MODIFY;
+        mark(&self.group, flags, libc::FAN_OPEN, Target::Descriptor(file))
+    }
+
+    /// Whether the inode has been kept in memory since it was asked for.
+    pub fn is_kept(&self, file: BorrowedFd<'_>) -> bool {
+        // What the mark has not cannot be taken from it, which is said only where there is none.
+        let flags = libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORED_MASK;
+        mark(&self.group, flags, libc::FAN_ACCESS, Target::Descriptor(file)).is_ok()
+    }
+
+    /// Keeps none any more.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says.
+    pub fn let_go(&self) -> io::Result<()> {
+        mark(&self.group, libc::FAN_MARK_FLUSH, 0, Target::None)
+    }
+}
+
 /// A group that tells, afterwards, which inode's attributes changed or which lost its last writer.
 #[derive(Debug)]
 pub struct ChangeGroup {
@@ -358,6 +400,8 @@ pub enum Change<'a> {
         handle: FileHandle<'a>,
         /// Whether a writer went.
         writer_gone: bool,
+        /// Whose process did it; 0 where that is not to be seen from here.
+        pid: i32,
     },
     /// Events were lost: anything may have changed.
     Overflow,
@@ -411,7 +455,8 @@ impl ChangeGroup {
             if record.mask & libc::FAN_Q_OVERFLOW != 0 {
                 change(Change::Overflow);
             } else if let Some((fsid, handle)) = split_handle(record.information) {
-                change(Change::Inode { fsid, handle, writer_gone: record.mask & libc::FAN_CLOSE_WRITE != 0 });
+                let writer_gone = record.mask & libc::FAN_CLOSE_WRITE != 0;
+                change(Change::Inode { fsid, handle, writer_gone, pid: record.tid });
             }
             bytes = record.rest;
         }

@@ -90,7 +90,7 @@ impl Arguments {
     ) -> Result<(String, Map<String, serde_json::Value>), Failure> {
         let shown = printable(file.path);
         let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {what}"));
-        let snapshot = looker.look_and_override(file, &self.rules, &self.overrides)?;
+        let snapshot = looker.look_and_override(file, file.path, &self.rules, &self.overrides)?;
         let label = hmac_label(&snapshot, looker, key).map_err(|error| failure(&error))?;
         let written = self.write && !self.change.dry_run;
         if written {

@@ -8,9 +8,11 @@ use imara_format::evm::InodeMetadata;
 use imara_format::hash::from_hex;
 use imara_linux::mounts::{self, Filesystem};
 use imara_linux::opened::OpenedFile;
-use imara_linux::tree::TreeFile;
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is said in place of what the file has.
@@ -113,33 +115,26 @@ impl Looker {
     }
 
     /// The file's filesystem, found out once for each.
-    fn filesystem(&self, file: &TreeFile<'_>) -> std::io::Result<Arc<Filesystem>> {
-        let device = file.stat.st_dev;
+    fn filesystem(&self, file: BorrowedFd<'_>) -> io::Result<Arc<Filesystem>> {
+        let device = std::fs::File::from(file.try_clone_to_owned()?).metadata()?.dev();
         let lock = || self.filesystems.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(&device) {
             return Ok(Arc::clone(known));
         }
-        let found = Arc::new(mounts::filesystem_of(file.as_fd())?);
+        let found = Arc::new(mounts::filesystem_of(file)?);
         lock().insert(device, Arc::clone(&found));
         Ok(found)
-    }
-
-    /// The file, as the engine sees it.
-    ///
-    /// # Errors
-    /// What the kernel says of it.
-    pub fn open<'f>(&self, file: &'f TreeFile<'_>) -> Result<OpenedFile<'f>, Failure> {
-        let opened = self.filesystem(file).and_then(|filesystem| OpenedFile::on(file.as_fd(), filesystem));
-        opened.map_err(|error| Failure::failed(format!("{}: {error}", printable(file.path))))
     }
 
     /// What EVM protects of a file.
     ///
     /// # Errors
     /// What the kernel says of it.
-    pub fn look(&self, file: &TreeFile<'_>) -> Result<Snapshot, Failure> {
-        let failure = |error: std::io::Error| Failure::failed(format!("{}: {error}", printable(file.path)));
-        Snapshot::take(&self.open(file)?, &self.rules.xattrs).map_err(failure)
+    pub fn look(&self, file: impl AsFd, path: &Path) -> Result<Snapshot, Failure> {
+        let file = file.as_fd();
+        let opened = self.filesystem(file).and_then(|filesystem| OpenedFile::on(file, filesystem));
+        let snapshot = opened.and_then(|opened| Snapshot::take(&opened, &self.rules.xattrs));
+        snapshot.map_err(|error| Failure::failed(format!("{}: {error}", printable(path))))
     }
 
     /// The same, with what options say in place of what it has.
@@ -148,11 +143,13 @@ impl Looker {
     /// As [`Looker::look`].
     pub fn look_and_override(
         &self,
-        file: &TreeFile<'_>,
+        file: impl AsFd,
+        path: &Path,
         options: &RulesOptions,
         overrides: &Overrides,
     ) -> Result<Snapshot, Failure> {
-        let mut snapshot = self.look(file)?;
+        let file = file.as_fd();
+        let mut snapshot = self.look(file, path)?;
         let inode = &mut snapshot.inode;
         inode.inode = overrides.ino.unwrap_or(inode.inode);
         inode.uid = overrides.uid.unwrap_or(inode.uid);
@@ -164,15 +161,12 @@ impl Looker {
         }
         overrides.put_xattrs(&mut snapshot.xattrs, &self.rules);
         // What could not be found out was said, or does not count.
-        let uuid_known = options.fsuuid.is_some() || !self.rules.fs_uuid || self.knows_uuid(file);
-        let generation_known = overrides.generation.is_some() || imara_linux::inode::generation(file.as_fd()).is_ok();
+        let found_uuid = || self.filesystem(file).and_then(|filesystem| filesystem.evm_uuid()).is_ok();
+        let uuid_known = options.fsuuid.is_some() || !self.rules.fs_uuid || found_uuid();
+        let generation_known = overrides.generation.is_some() || imara_linux::inode::generation(file).is_ok();
         if uuid_known && generation_known {
             snapshot.unbound = None;
         }
         Ok(snapshot)
-    }
-
-    fn knows_uuid(&self, file: &TreeFile<'_>) -> bool {
-        self.filesystem(file).and_then(|filesystem| filesystem.evm_uuid()).is_ok()
     }
 }

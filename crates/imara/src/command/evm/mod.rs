@@ -2,11 +2,17 @@
 
 use super::CommandResult;
 
+mod enable;
+mod explain;
 mod hmac;
 mod metadata;
+mod provider;
 pub mod rules;
 mod sign;
+mod states;
+pub mod status;
 mod verify;
+mod xattrs;
 
 /// EVM: labels over files' metadata, so that owner, mode and security attributes cannot be changed unnoticed.
 ///
@@ -21,7 +27,11 @@ pub struct Arguments {
 enum Command {
     Hmac(hmac::Arguments),
     Verify(verify::Arguments),
+    Explain(explain::Arguments),
     Sign(sign::Arguments),
+    Status(status::Arguments),
+    Enable(enable::Arguments),
+    Xattrs(xattrs::Arguments),
 }
 
 /// Runs it.
@@ -32,6 +42,10 @@ pub fn run(arguments: Arguments) -> CommandResult {
     match arguments.command {
         Command::Hmac(arguments) => hmac::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Sign(arguments) => sign::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Enable(arguments) => enable::run(&arguments),
+        Command::Xattrs(arguments) => xattrs::run(&arguments),
     }
 }

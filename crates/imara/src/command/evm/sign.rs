@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let Change { dry_run, json, quiet } = arguments.change;
     Told { done: "signed", json, quiet }.each(&arguments.paths, |file| {
         let shown = printable(file.path);
-        let snapshot = looker.look_and_override(file, &arguments.rules, &arguments.overrides)?;
+        let snapshot = looker.look_and_override(file, file.path, &arguments.rules, &arguments.overrides)?;
         let (label, digest) = sign(&snapshot, form, &looker.rules, arguments.signer.algorithm, &key, Some(key_id))
             .map_err(|error| cannot_sign(&shown, &error))?;
         if !dry_run {

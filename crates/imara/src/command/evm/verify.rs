@@ -2,6 +2,7 @@
 
 use super::metadata::Looker;
 use super::rules::RulesOptions;
+use super::states::Recording;
 use crate::command::CommandResult;
 use crate::command::certificates::read_keyring;
 use crate::command::hmac_key::HmacKeyOptions;
@@ -28,6 +29,10 @@ pub struct Arguments {
     paths: Paths,
     #[command(flatten)]
     with: With,
+    /// Keep the states of the files that verify in F, so that `imara evm explain --recorded F` can tell what was changed later; what F
+    /// has of files that do not verify now stays
+    #[arg(long, value_name = "F")]
+    record: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -135,13 +140,21 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     arguments.paths.some()?;
     let means = arguments.with.find()?;
     let told = Told { done: "verified", json: arguments.json, quiet: arguments.quiet };
-    told.each_of(&arguments.paths, |file| of_file(file, &means))
+    let recording = arguments.record.as_deref().map(Recording::begin).transpose()?;
+    let outcome = told.each_of(&arguments.paths, |file| of_file(file, &means, recording.as_ref()))?;
+    if let Some(recording) = recording {
+        recording.finish()?;
+    }
+    Ok(outcome)
 }
 
-fn of_file(file: &TreeFile<'_>, means: &Means) -> Result<OfFile, Failure> {
+fn of_file(file: &TreeFile<'_>, means: &Means, recording: Option<&Recording>) -> Result<OfFile, Failure> {
     let shown = printable(file.path);
-    let snapshot = means.looker.look(file)?;
+    let snapshot = means.looker.look(file, file.path)?;
     let found = means.verifier().status(&snapshot);
+    if let Some(recording) = recording.filter(|_| found.status.passes()) {
+        recording.note(file.path, &snapshot, found.status);
+    }
     let document = document(&snapshot, &found);
     let line = match &found.reason {
         None => Ok(format!("{shown}: {}\n", good(&snapshot, &found))),

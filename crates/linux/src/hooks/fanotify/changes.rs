@@ -2,7 +2,8 @@
 
 use super::Shared;
 use super::superblocks::Superblock;
-use crate::opened::OpenedFile;
+use crate::opened::{OpenedFile, now};
+use crate::process;
 use crate::sys::fanotify::{Change, EventBuffer, FileHandle};
 use crate::sys::identity::{self, Handle};
 use imara_engine::cache::InodeId;
@@ -12,8 +13,21 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, PoisonError};
 
-/// A file whose label is to follow its content.
-pub(super) type Relabel = (Arc<Superblock>, Handle);
+/// A file whose labels are to follow.
+pub(super) struct Relabel {
+    superblock: Arc<Superblock>,
+    handle: Handle,
+    follows: Follows,
+}
+
+/// What they follow.
+#[derive(Clone, Copy)]
+enum Follows {
+    /// The content, whose last writer has gone.
+    Content,
+    /// What this process did to its attributes.
+    Attributes { pid: i32 },
+}
 
 impl Shared {
     /// A thread's life: takes back what was let pass when attributes change or the last writer goes.
@@ -27,7 +41,9 @@ impl Shared {
             let _ = changes.read(&mut buffer, |change| {
                 self.counters.changes.fetch_add(1, Ordering::Relaxed);
                 match change {
-                    Change::Inode { fsid, handle, writer_gone } => self.changed(fsid, &handle, writer_gone, labels),
+                    Change::Inode { fsid, handle, writer_gone, pid } => {
+                        self.changed(fsid, &handle, writer_gone, pid, labels);
+                    }
                     Change::Overflow => {
                         self.counters.overflows.fetch_add(1, Ordering::Relaxed);
                         self.checker.cache().clear();
@@ -38,7 +54,7 @@ impl Shared {
         }
     }
 
-    fn changed(&self, fsid: u64, handle: &FileHandle<'_>, writer_gone: bool, labels: &SyncSender<Relabel>) {
+    fn changed(&self, fsid: u64, handle: &FileHandle<'_>, writer_gone: bool, pid: i32, labels: &SyncSender<Relabel>) {
         // Unmounted meanwhile: its marks are gone, or were taken back with it.
         let Some(superblock) = self.superblocks.told_as(fsid) else {
             return;
@@ -71,10 +87,16 @@ impl Shared {
             // ENOENT, no mark, is no error; anything else cannot happen on a live group.
             let _ = self.group.ask_again(Path::new(&path));
         }
-        if writer_gone && self.checker.maintains(id) {
-            // Hashing takes time, and changes must not wait for it; where the queue is full the next open sees to it.
+        // Labelling takes time, and changes must not wait for it; where the queue is full the next open sees to it.
+        let follow = |follows| {
             let handle = Handle { kind: handle.kind, bytes: handle.bytes.to_vec() };
-            let _ = labels.try_send((superblock, handle));
+            let _ = labels.try_send(Relabel { superblock: Arc::clone(&superblock), handle, follows });
+        };
+        if writer_gone && self.checker.maintains(id) {
+            follow(Follows::Content);
+        }
+        if pid != self.own && self.checker.evm().is_some_and(|evm| evm.follows(id)) {
+            follow(Follows::Attributes { pid });
         }
     }
 
@@ -85,18 +107,28 @@ impl Shared {
         }
     }
 
-    /// A thread's life: has digest labels follow what was written.
+    /// A thread's life: has digest labels follow what was written, and EVM's what was done to attributes.
     pub(super) fn refresh_labels(&self, files: &Receiver<Relabel>) {
         while !self.stopping.load(Ordering::Relaxed) {
-            let Ok((superblock, handle)) = files.recv_timeout(std::time::Duration::from_millis(500)) else {
+            let Ok(Relabel { superblock, handle, follows }) = files.recv_timeout(std::time::Duration::from_millis(500))
+            else {
                 continue;
             };
             // Our own open passes. A file that cannot be read or labelled is judged as it is.
             let Ok(file) = superblock.open(&handle) else {
                 continue;
             };
-            if let Ok(opened) = OpenedFile::on(file.as_fd(), Arc::clone(&superblock.filesystem)) {
-                let _ = self.checker.refresh(&opened);
+            let Ok(opened) = OpenedFile::on(file.as_fd(), Arc::clone(&superblock.filesystem)) else {
+                continue;
+            };
+            match follows {
+                Follows::Content => drop(self.checker.refresh(&opened)),
+                Follows::Attributes { pid } => {
+                    // One that has ended meanwhile is not known any more.
+                    let credentials = process::credentials(pid).ok();
+                    let who = credentials.map(|credentials| process::identity(pid, &credentials));
+                    self.checker.attributes_changed(&opened, who, now());
+                }
             }
         }
     }
