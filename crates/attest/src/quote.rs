@@ -146,7 +146,9 @@ impl Examination {
         missing("key", evidence.area.is_some(), "a bare public key does not say what else it may sign");
         missing("nonce", evidence.nonce.is_some(), "none was given: the quote may be an old one");
         missing("pcr-values", evidence.values.is_some(), "none were given: what is quoted is not known");
-        Self { checks, quote, hash, values: evidence.values.cloned() }
+        // Values that were not quoted are nobody's word.
+        let values = quote.as_ref().zip(evidence.values).map(|(quote, values)| selected(&quote.selection, values));
+        Self { checks, quote, hash, values }
     }
 
     /// Whether a check failed.
@@ -234,7 +236,7 @@ fn values_match(quote: &QuoteAttestation, values: &PcrValues, hash: HashAlgorith
 }
 
 /// The PCRs of a selection that values have, and no others.
-pub fn selected(selection: &PcrSelection, values: &PcrValues) -> PcrValues {
+fn selected(selection: &PcrSelection, values: &PcrValues) -> PcrValues {
     let mut found = PcrValues::new();
     for (bank, pcr) in selection.iter() {
         if let Some(value) = bank.and_then(|bank| values.value(bank, pcr)) {

@@ -7,9 +7,13 @@
 //! Source: TCG PC Client Platform Firmware Profile, 3.3.2 and 10.4.5.3.
 
 use crate::crypto::{UnsupportedHash, hash};
-use imara_format::event_log::{EventLog, EventType};
+use imara_format::event_log::{Event, EventLog, EventType};
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::pcr::PcrValues;
+
+mod departure;
+
+pub use departure::{Departure, departure};
 
 /// PCRs of a PC Client TPM.
 const PCRS: u32 = 24;
@@ -94,6 +98,38 @@ impl ReplayedBank {
     }
 }
 
+/// Whether an event's digest should be that of its data, and is not: then the data were changed, or its firmware does not
+/// keep to the specification. An event whose digest is not of its data, but of what that stands for, is not contradicted.
+///
+/// # Errors
+/// [`UnsupportedHash`] where the bank's hash cannot be computed.
+pub fn contradicts_its_data(event: &Event, bank: HashAlgorithm) -> Result<bool, UnsupportedHash> {
+    let Some(listed) = event.digest(bank).filter(|_| is_of_its_data(event)) else { return Ok(false) };
+    Ok(!data_digests(event, bank)?.contains(&listed))
+}
+
+/// Whether the specification has such an event's digest be that of its data.
+fn is_of_its_data(event: &Event) -> bool {
+    matches!(
+        event.kind,
+        EventType::SEPARATOR
+            | EventType::EFI_ACTION
+            | EventType::S_CRTM_VERSION
+            | EventType::EFI_VARIABLE_DRIVER_CONFIG
+            | EventType::EFI_VARIABLE_AUTHORITY
+            | EventType::EFI_GPT_EVENT
+    )
+}
+
+/// What an event's digest can be if it is made of its data: of all of them, without the NUL of a text, or of a variable's
+/// value alone.
+fn data_digests(event: &Event, bank: HashAlgorithm) -> Result<Vec<Digest>, UnsupportedHash> {
+    let mut parts = vec![event.data.as_slice()];
+    parts.extend(event.data.strip_suffix(&[0]));
+    parts.extend(event.variable_value());
+    parts.into_iter().map(|part| hash(bank, &[part])).collect()
+}
+
 /// What a PCR has before the first event.
 fn beginning(log: &EventLog, bank: HashAlgorithm, pcr: u32) -> Digest {
     /// The locality of a hardware root of trust.
@@ -164,6 +200,17 @@ mod tests {
                     };
                     assert_eq!(replayed.agreement(pcr, &values), expected, "{name} {bank} {pcr}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn digests_that_should_be_of_an_events_data_are_and_no_other_data_pass() {
+        for log in [vector!("debian-seabios.bin"), vector!("debian-ovmf.bin"), vector!("debian-ovmf-sha384.bin")] {
+            for mut event in EventLog::parse(log).unwrap().events {
+                assert_eq!(contradicts_its_data(&event, Sha256), Ok(false), "{event:?}");
+                event.data.push(1);
+                assert_eq!(contradicts_its_data(&event, Sha256), Ok(is_of_its_data(&event)), "{event:?}");
             }
         }
     }

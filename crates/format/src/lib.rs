@@ -15,6 +15,7 @@
 )]
 
 pub mod audit;
+pub mod base64;
 pub mod boot_parameters;
 pub mod bpf_object;
 pub mod btf;

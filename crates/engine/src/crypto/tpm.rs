@@ -156,6 +156,19 @@ impl PublicKey {
         Ok(pem.map(|pem| String::from_utf8_lossy(&pem).into_owned()))
     }
 
+    /// A signature as other programs keep it (RSA: as it is; ECDSA: in DER), as a TPM would give it; `None` where it is not
+    /// one of this key's kind.
+    pub fn plain_tpm_signature(&self, hash: HashAlgorithm, signature: &[u8]) -> Option<TpmSignature> {
+        match self.rsa_key() {
+            Some(key) => (signature.len() == key.size() as usize)
+                .then(|| TpmSignature::RsaSsa { hash, signature: signature.to_vec() }),
+            None => {
+                let numbers = EcdsaSig::from_der(signature).ok()?;
+                Some(TpmSignature::Ecdsa { hash, r: numbers.r().to_vec(), s: numbers.s().to_vec() })
+            }
+        }
+    }
+
     /// Verifies a signature of a TPM over a message.
     ///
     /// # Errors

@@ -39,6 +39,25 @@ impl Event {
     }
 }
 
+impl Event {
+    /// The value of the variable that the event is about; none of other events.
+    pub fn variable_value(&self) -> Option<&[u8]> {
+        let is_variable = matches!(
+            self.kind,
+            EventType::EFI_VARIABLE_DRIVER_CONFIG
+                | EventType::EFI_VARIABLE_BOOT
+                | EventType::EFI_VARIABLE_BOOT2
+                | EventType::EFI_VARIABLE_AUTHORITY
+        );
+        let data = self.data.as_slice();
+        let value = |size: u64| {
+            let name = usize::try_from(number(data, 16, 8)?).ok()?.checked_mul(2)?;
+            data.get(32..)?.get(name..)?.get(..usize::try_from(size).ok()?)
+        };
+        if is_variable { number(data, 24, 8).and_then(value) } else { None }
+    }
+}
+
 /// A little-endian number at an offset.
 fn number(data: &[u8], offset: usize, size: usize) -> Option<u64> {
     let field = data.get(offset..offset.checked_add(size)?)?;

@@ -24,6 +24,7 @@
 //!
 //! Source: `tpm2_key_encode`, `tpm2_load_cmd`, security/keys/trusted-keys/trusted_tpm2.c, tpm2key.asn1; draft-bottomley-tpm2-keys.
 
+use crate::base64;
 use crate::tpm::{ObjectAttributes, PublicArea, PublicKind, Reader, StructureError};
 
 /// Sealed data, with where it belongs.
@@ -209,12 +210,12 @@ impl SealedKey {
         let (begin, end) = (format!("-----BEGIN {PEM_LABEL}-----"), format!("-----END {PEM_LABEL}-----"));
         let after = text.split_once(&begin).map(|(_, after)| after).ok_or(SealedKeyError::Pem("it does not begin"))?;
         let inside = after.split_once(&end).map(|(inside, _)| inside).ok_or(SealedKeyError::Pem("it does not end"))?;
-        Self::from_der(&base64_decode(inside).ok_or(SealedKeyError::Pem("between its ends is no base64"))?)
+        Self::from_der(&base64::decode(inside).ok_or(SealedKeyError::Pem("between its ends is no base64"))?)
     }
 
     /// The PEM form.
     pub fn to_pem(&self) -> String {
-        let digits = base64_encode(&self.to_der());
+        let digits = base64::encode(&self.to_der());
         let lines: Vec<&str> = (0..digits.len())
             .step_by(PEM_LINE)
             .filter_map(|start| digits.get(start..start.saturating_add(PEM_LINE).min(digits.len())))
@@ -423,43 +424,6 @@ fn integer(number: u32) -> Vec<u8> {
 }
 
 const PEM_LINE: usize = 64;
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-fn base64_encode(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let bits = (0..3).fold(0_u32, |bits, place| bits << 8 | group.get(place).map_or(0, |byte| u32::from(*byte)));
-        for place in 0..4_usize {
-            let index = [18, 12, 6, 0].get(place).map_or(0, |shift| bits >> shift & 63);
-            let letter = usize::try_from(index).ok().and_then(|index| ALPHABET.get(index)).copied().unwrap_or(b'=');
-            text.push(if place > group.len() { '=' } else { char::from(letter) });
-        }
-    }
-    text
-}
-
-fn base64_decode(text: &str) -> Option<Vec<u8>> {
-    let mut letters: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    if !letters.len().is_multiple_of(4) {
-        return None;
-    }
-    let padding = letters.iter().rev().take(2).take_while(|letter| **letter == b'=').count();
-    letters.truncate(letters.len().saturating_sub(padding));
-    let mut bytes = Vec::new();
-    for group in letters.chunks(4) {
-        let mut bits = 0_u32;
-        for place in 0..4 {
-            let value = match group.get(place) {
-                None => 0,
-                Some(letter) => ALPHABET.iter().position(|known| known == letter)?,
-            };
-            bits = bits << 6 | u32::try_from(value).ok()?;
-        }
-        let [_, first, second, third] = bits.to_be_bytes();
-        bytes.extend([first, second, third].iter().take(group.len().checked_sub(1)?));
-    }
-    Some(bytes)
-}
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ pub mod measurement;
 pub mod mode;
 pub mod new_files;
 pub mod paths;
+pub mod pcr_files;
 pub mod policy;
 pub mod progress;
 pub mod selection;

@@ -5,7 +5,9 @@
 mod verify;
 mod write;
 
-use super::CommandResult;
+pub use verify::{prove_file, why_not_proven};
+
+use super::{CommandResult, pcr_files};
 use crate::output::Failure;
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -162,7 +164,7 @@ impl Source {
         let (input, size): (Box<dyn Read>, _) = match self {
             Self::StandardInput => (Box::new(io::stdin()), None),
             Self::File(path) | Self::Guard(path) | Self::Kernel(path) => {
-                let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+                let file = File::open(path).map_err(|error| pcr_files::unreadable(path, &error))?;
                 let size = file.metadata().map_or(0, |metadata| metadata.len());
                 // Files of securityfs have no size.
                 (Box::new(file), (size > 0).then_some(size))
@@ -175,14 +177,6 @@ impl Source {
 /// Whether something may be there that we may not see.
 fn is_hidden(path: &Path) -> bool {
     path.try_exists().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    let failure = Failure::failed(format_args!("{}: {error}", path.display()));
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => failure.next("run this as root"),
-        _ => failure,
-    }
 }
 
 /// The pieces of a list.

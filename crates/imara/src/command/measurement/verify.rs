@@ -3,10 +3,11 @@
 //! PCR values are read before the list, so that they can be older than the list but never newer: what the list has gained
 //! in between is said to be unproven.
 
-use super::{List, Source, unreadable};
+use super::{List, Source};
 use crate::command::CommandResult;
 use crate::command::certificates::read_keyring;
-use crate::command::paths::{read, read_text};
+use crate::command::paths::read;
+use crate::command::pcr_files;
 use crate::guard::control::{Request, ask};
 use crate::output::{Failure, Outcome, complain, print, print_json};
 use clap::Args;
@@ -22,8 +23,6 @@ use imara_format::pcr::PcrValues;
 use imara_format::reference::References;
 use serde_json::json;
 use std::fmt::Write as _;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,7 +44,7 @@ pub struct Verify {
     #[arg(long, value_name = "PCRS")]
     pcrs: Vec<PathBuf>,
     /// The bank of values whose form names none.
-    #[arg(long, value_name = "ALGORITHM", default_value = "sha1", value_parser = algorithm)]
+    #[arg(long, value_name = "ALGORITHM", default_value = "sha1", value_parser = pcr_files::algorithm)]
     bank: HashAlgorithm,
     /// The firmware's event log, as the kernel shows it: it is compared with the PCR values, and where these lack PCRs 0 to 9
     /// boot_aggregate is checked against it.
@@ -71,10 +70,6 @@ pub struct Verify {
     quiet: bool,
 }
 
-fn algorithm(name: &str) -> Result<HashAlgorithm, String> {
-    HashAlgorithm::from_name(name).ok_or_else(|| format!("no such hash algorithm: {name}"))
-}
-
 /// Verifies a list.
 pub fn verify(arguments: &Verify) -> CommandResult {
     let source = Source::find(&arguments.list)?;
@@ -82,10 +77,7 @@ pub fn verify(arguments: &Verify) -> CommandResult {
     let claims = claimed(arguments, &source)?;
     let against = Against::read(arguments, claims)?;
     let claims = &against.claims;
-    let (mut report, mut is_ascii) = prove(&source, &against, source.can_be_read_again())?;
-    if source.can_be_read_again() && report.may_be_padded() {
-        (report, is_ascii) = prove(&source, &against, false)?;
-    }
+    let (report, is_ascii) = prove_twice(&source, &against)?;
     let unmeant = report.contents.as_ref().map_or(0, ContentsReport::failed);
     let grown = !(arguments.prefix || source.is_live()) && report.verdict == Verdict::BeginningProven;
     let outcome = match report.verdict {
@@ -157,7 +149,7 @@ struct Against {
 
 impl Against {
     fn read(arguments: &Verify, claims: PcrValues) -> Result<Self, Failure> {
-        let bytes = |path: &Path| read(path).map_err(|error| unreadable(path, &error));
+        let bytes = |path: &Path| read(path).map_err(|error| pcr_files::unreadable(path, &error));
         let event_log = match &arguments.event_log {
             Some(path) => Some(EventLog::parse(&bytes(path)?).map_err(|error| {
                 Failure::failed(format_args!("{}: {error}", path.display())).next(
@@ -188,6 +180,33 @@ impl Against {
             prover = prover.with_contents(Contents::new(self.keyring.clone(), self.references.clone()));
         }
         Ok(prover)
+    }
+}
+
+/// Proves a list in a file by PCR values; without any, replays it.
+///
+/// # Errors
+/// It cannot be read, or a hash cannot be computed.
+pub fn prove_file(list: &Path, claims: &PcrValues) -> Result<Report, Failure> {
+    let against = Against { claims: claims.clone(), event_log: None, keyring: None, references: None };
+    Ok(prove_twice(&Source::named(list.to_owned()), &against)?.0)
+}
+
+/// Why a list is not proven, in words.
+pub fn why_not_proven(report: &Report) -> String {
+    match (&report.bad_entry, &report.reason) {
+        (Some(bad), _) => format!("entry {}, at offset {}: {}", bad.entry, bad.offset, bad.why),
+        (None, Some(reason)) => format!("not proven: {reason}"),
+        (None, None) => "not proven: there are no PCR values for it".to_owned(),
+    }
+}
+
+/// Proves a list in the faster way, and again with the rarer ways to extend a PCR where these could make a difference.
+fn prove_twice(source: &Source, against: &Against) -> Result<(Report, bool), Failure> {
+    let (report, is_ascii) = prove(source, against, source.can_be_read_again())?;
+    match source.can_be_read_again() && report.may_be_padded() {
+        true => prove(source, against, false),
+        false => Ok((report, is_ascii)),
     }
 }
 
@@ -319,7 +338,7 @@ fn claimed(arguments: &Verify, source: &Source) -> Result<PcrValues, Failure> {
             Source::StandardInput | Source::File(_) => Ok(PcrValues::new()),
             Source::Guard(_) => guard_pcrs(&arguments.list.runtime_dir),
             Source::Kernel(path) => {
-                let values = read_folder(Path::new(KERNEL_TPM))?;
+                let values = pcr_files::read_folder(Path::new(KERNEL_TPM))?;
                 if values.is_empty() {
                     return Err(Failure::lacking(format_args!(
                         "{KERNEL_TPM} has no PCR values to prove the list with"
@@ -335,7 +354,10 @@ fn claimed(arguments: &Verify, source: &Source) -> Result<PcrValues, Failure> {
     }
     let mut values = PcrValues::new();
     for path in &arguments.pcrs {
-        for (pcr, value) in read_pcrs(path, arguments.bank, source)?.iter() {
+        if path.as_os_str() == "-" && matches!(source, Source::StandardInput) {
+            return Err(Failure::usage("the list and the PCR values cannot both come from standard input"));
+        }
+        for (pcr, value) in pcr_files::read(path, arguments.bank)?.iter() {
             values.insert(pcr, value).map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
         }
     }
@@ -351,52 +373,4 @@ fn guard_pcrs(runtime_dir: &Path) -> Result<PcrValues, Failure> {
     let text = answer.as_str().ok_or_else(|| Failure::failed("the guard's answer holds no PCR values"))?;
     PcrValues::from_text(text, HashAlgorithm::Sha1)
         .map_err(|error| Failure::failed(format_args!("the guard's PCR values: {error}")))
-}
-
-/// PCR values from a file, a folder or standard input; a file may be given as evmctl takes it, `ALGORITHM,FILE`.
-fn read_pcrs(path: &Path, bank: HashAlgorithm, source: &Source) -> Result<PcrValues, Failure> {
-    let split = path.to_str().and_then(|text| text.split_once(','));
-    let (path, bank) = match split.and_then(|(name, file)| Some((HashAlgorithm::from_name(name)?, file))) {
-        Some((bank, file)) if !path.exists() => (Path::new(file), bank),
-        _ => (path, bank),
-    };
-    if path.is_dir() {
-        return read_folder(path);
-    }
-    if path.as_os_str() == "-" && matches!(source, Source::StandardInput) {
-        return Err(Failure::usage("the list and the PCR values cannot both come from standard input"));
-    }
-    let text = read_text(path).map_err(|error| unreadable(path, &error))?;
-    PcrValues::from_text(&text, bank).map_err(|error| Failure::failed(format_args!("{}, {error}", path.display())))
-}
-
-/// PCR values from a folder of sysfs: `pcr-ALG` or one that has such folders.
-fn read_folder(folder: &Path) -> Result<PcrValues, Failure> {
-    let bank_of = |path: &Path| HashAlgorithm::from_name(path.file_name()?.to_str()?.strip_prefix("pcr-")?);
-    let mut values = PcrValues::new();
-    let banks = match bank_of(folder) {
-        Some(_) => vec![folder.to_owned()],
-        None => children(folder)?,
-    };
-    for path in banks {
-        let Some(bank) = bank_of(&path) else { continue };
-        for file in children(&path)? {
-            let content = fs::read_to_string(&file).map_err(|error| unreadable(&file, &error))?;
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            values
-                .add_sysfs(bank, [(name.as_ref(), content.as_str())])
-                .map_err(|error| Failure::failed(format_args!("{}, {error}", folder.display())))?;
-        }
-    }
-    Ok(values)
-}
-
-/// What a folder holds; nothing if it is not there.
-fn children(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let read = || fs::read_dir(folder)?.map(|child| Ok(child?.path())).collect::<io::Result<Vec<_>>>();
-    match read() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(unreadable(folder, &error)),
-        Ok(children) => Ok(children),
-    }
 }

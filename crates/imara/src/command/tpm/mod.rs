@@ -1,17 +1,20 @@
 //! `imara tpm`: the TPM, one subcommand a file.
 
 mod authorisation;
+mod event_log;
 mod extend;
 mod pcrs;
 mod quote;
+mod quote_files;
 mod random;
 mod srk;
 mod status;
 pub mod target;
+mod verify_quote;
 
 use super::CommandResult;
 
-/// The TPM: its state, PCRs and quotes of them, its storage root key, random numbers.
+/// The TPM: its state, PCRs and quotes of them, the firmware's event log, its storage root key, random numbers.
 ///
 /// Nothing stays loaded in the TPM after a command. Where the kernel's resource manager does not see to that (any TPM but
 /// /dev/tpmrm0), what is loaded is recorded in /run/imara-tpm, so that the next command flushes what one that was killed has
@@ -29,6 +32,8 @@ enum Command {
     Pcrs(pcrs::Pcrs),
     Extend(extend::Extend),
     Quote(quote::Quote),
+    VerifyQuote(verify_quote::VerifyQuote),
+    EventLog(event_log::Arguments),
     Srk(srk::Arguments),
 }
 
@@ -48,6 +53,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
         Command::Pcrs(pcrs) => pcrs.run(),
         Command::Extend(extend) => extend.run(),
         Command::Quote(quote) => quote.run(),
+        Command::VerifyQuote(verify) => verify.run(),
+        Command::EventLog(log) => event_log::run(log),
         Command::Srk(srk) => srk::run(srk),
     }
 }

@@ -11,11 +11,14 @@ use imara_linux::tpm_record::RecordFile;
 pub struct Target {
     /// The TPM: a device (/dev/tpmrm0, /dev/tpm0), a software TPM's socket (its path), tcp:HOST:PORT, or as tpm2-tools
     /// have it (device:/dev/tpmrm0, swtpm:path=/path/to/socket, swtpm:host=HOST,port=PORT)
-    #[arg(long, value_name = "TPM", default_value = "/dev/tpmrm0")]
+    #[arg(long, value_name = "TPM", default_value = Self::DEFAULT)]
     pub tpm: TpmAddress,
 }
 
 impl Target {
+    /// The TPM where none is named.
+    pub const DEFAULT: &str = "/dev/tpmrm0";
+
     /// Meets the TPM. Without the kernel's resource manager, what an earlier run that was killed has left loaded is flushed
     /// first, and no other imara uses the TPM until this one is done.
     ///
