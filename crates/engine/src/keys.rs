@@ -8,6 +8,7 @@ use imara_format::key_blob::encrypted::MasterName;
 use zeroize::Zeroizing;
 
 pub mod encrypted;
+pub mod trusted;
 
 /// The bytes of a secret key: wiped when dropped, compared in constant time, and without `Debug`, so that no error, log or
 /// test can print them.

@@ -277,6 +277,22 @@ impl Tpm {
         self.loaded_object(request.name, handle, object.public.clone(), &given)
     }
 
+    /// Whether a parent takes an object for its own: it is loaded, and flushed again.
+    ///
+    /// # Errors
+    /// [`TpmError`] as the TPM answers.
+    pub fn try_load(
+        &mut self,
+        parent: &Object,
+        parent_auth: &AuthValue,
+        object: &SealedObject,
+    ) -> Result<(), TpmError> {
+        self.leaving_nothing(|tpm| {
+            let mut session = tpm.start_session(SessionKind::Hmac, Some(parent))?;
+            tpm.load_in(&mut session, parent, parent_auth, object).map(|_| ())
+        })
+    }
+
     /// Loads sealed data and unseals it. The answer is encrypted on its way here.
     ///
     /// # Errors

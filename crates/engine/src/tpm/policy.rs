@@ -20,10 +20,14 @@ use imara_format::{
 use tpm2_protocol::{
     basic::{TpmBuffer, TpmHandle},
     data::{TpmlDigest, TpmlPcrSelection},
-    frame::{TpmPolicyAuthValueCommand, TpmPolicyOrCommand, TpmPolicyPcrCommand},
+    frame::{TpmPolicyAuthValueCommand, TpmPolicyOrCommand, TpmPolicyPasswordCommand, TpmPolicyPcrCommand},
 };
 
-use super::{Tpm, TpmError, pcr::selection_list, session::Session};
+use super::{
+    Tpm, TpmError,
+    pcr::selection_list,
+    session::{Session, SessionKind},
+};
 use crate::crypto;
 
 /// A policy: one of several sets of values of the same PCRs, and perhaps an authorisation value.
@@ -168,9 +172,34 @@ fn extend(algorithm: HashAlgorithm, old: &Digest, with: &[&[u8]]) -> Option<Dige
 }
 
 impl Tpm {
+    /// Begins a session for somebody else, the kernel, who is told its handle, and asserts a policy in it; an authorisation value
+    /// is to be given as a password. To be called in [`Tpm::leaving_nothing`], which flushes it if it was not used.
+    ///
+    /// # Errors
+    /// [`TpmError`] as the TPM answers.
+    pub fn begin_policy(&mut self, policy: &PcrPolicy) -> Result<u32, TpmError> {
+        let session = self.start_session(SessionKind::Policy, None)?;
+        self.assert_pcrs(session.handle(), policy)?;
+        if policy.with_auth {
+            let handles = [TpmHandle::new(session.handle())];
+            self.run("TPM2_PolicyPassword", &TpmPolicyPasswordCommand { handles }, &[])?.end()?;
+        }
+        Ok(session.handle())
+    }
+
     /// Asserts a policy in a session. What is not met shows when the session is used, not here.
     pub(super) fn satisfy(&mut self, session: &mut Session, policy: &PcrPolicy) -> Result<(), TpmError> {
-        let handle = TpmHandle::new(session.handle());
+        self.assert_pcrs(session.handle(), policy)?;
+        if policy.with_auth {
+            let handles = [TpmHandle::new(session.handle())];
+            self.run("TPM2_PolicyAuthValue", &TpmPolicyAuthValueCommand { handles }, &[])?.end()?;
+            session.count_value();
+        }
+        Ok(())
+    }
+
+    fn assert_pcrs(&mut self, session: u32, policy: &PcrPolicy) -> Result<(), TpmError> {
+        let handle = TpmHandle::new(session);
         let pcrs: TpmlPcrSelection = selection_list(policy.selection())?;
         let command = TpmPolicyPcrCommand { handles: [handle], pcr_digest: TpmBuffer::default(), pcrs };
         self.run("TPM2_PolicyPCR", &command, &[])?.end()?;
@@ -184,10 +213,6 @@ impl Tpm {
             }
             let command = TpmPolicyOrCommand { handles: [handle], p_hash_list: digests };
             self.run("TPM2_PolicyOR", &command, &[])?.end()?;
-        }
-        if policy.with_auth {
-            self.run("TPM2_PolicyAuthValue", &TpmPolicyAuthValueCommand { handles: [handle] }, &[])?.end()?;
-            session.count_value();
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | SRK, RSA-2048 | 00030472 | AES-128-CFB, 2048 bits | 256 zero bytes |
 //! | SRK, P-256 | 00030472 | AES-128-CFB, P-256 | two coordinates of 32 zero bytes |
+//! | SRK of TPM key files | 00030472 | as the SRK | empty |
 //! | EK, P-256 | 000300b2, policy: `TPM2_PolicySecret` of the endorsement hierarchy | as the SRK | as the SRK |
 //! | attestation key, RSA-2048 | 00050072 | RSASSA with SHA-256 | empty |
 //! | attestation key, P-256 | 00050072 | ECDSA with SHA-256 | empty |
@@ -34,7 +35,15 @@ const ADMIN_WITH_POLICY: ObjectAttributes = ObjectAttributes(1 << 7);
 /// The storage root key.
 pub fn srk(kind: KeyKind) -> PublicArea {
     let attributes = FIXED.with(STORAGE).with(ObjectAttributes::USER_WITH_AUTH).with(ObjectAttributes::NO_DA);
-    storage(kind, attributes, &[])
+    storage(kind, attributes, &[], &vec![0; unique_size(kind)])
+}
+
+/// The storage root key as the writers of TPM key files make it, for whom a hierarchy's handle stands in the parent's place.
+///
+/// Source: draft-bottomley-tpm2-keys, "parent"; template H-2 of the TCG EK Credential Profile.
+pub fn key_file_srk(kind: KeyKind) -> PublicArea {
+    let attributes = FIXED.with(STORAGE).with(ObjectAttributes::USER_WITH_AUTH).with(ObjectAttributes::NO_DA);
+    storage(kind, attributes, &[], &[])
 }
 
 /// The endorsement key on P-256, by which a TPM is told from others.
@@ -44,7 +53,8 @@ pub fn endorsement_key() -> PublicArea {
         0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd, 0x52,
         0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
     ];
-    storage(KeyKind::P256, FIXED.with(STORAGE).with(ADMIN_WITH_POLICY), &POLICY_A)
+    let unique = [0; unique_size(KeyKind::P256)];
+    storage(KeyKind::P256, FIXED.with(STORAGE).with(ADMIN_WITH_POLICY), &POLICY_A, &unique)
 }
 
 /// A key that quotes are made with.
@@ -57,14 +67,20 @@ pub fn attestation_key(kind: KeyKind) -> PublicArea {
     area(kind, attributes, &[], &words(&[&[NULL], scheme, unique]))
 }
 
-fn storage(kind: KeyKind, attributes: ObjectAttributes, policy: &[u8]) -> PublicArea {
+/// Bytes of a modulus, or of one of a point's coordinates.
+const fn unique_size(kind: KeyKind) -> usize {
+    match kind {
+        KeyKind::Rsa2048 => 256,
+        KeyKind::P256 => 32,
+    }
+}
+
+fn storage(kind: KeyKind, attributes: ObjectAttributes, policy: &[u8], unique: &[u8]) -> PublicArea {
     let protection: &[u16] = &[AES, 128, CFB, NULL];
+    let unique = [words(&[&[unique.len() as u16]]), unique.to_vec()].concat();
     let parameters = match kind {
-        KeyKind::Rsa2048 => [words(&[protection, &[2048, 0, 0, 256]]), vec![0; 256]].concat(),
-        KeyKind::P256 => {
-            let coordinate = [words(&[&[32]]), vec![0; 32]].concat();
-            [words(&[protection, &[CURVE_P256, NULL]]), coordinate.clone(), coordinate].concat()
-        }
+        KeyKind::Rsa2048 => [words(&[protection, &[2048, 0, 0]]), unique].concat(),
+        KeyKind::P256 => [words(&[protection, &[CURVE_P256, NULL]]), unique.clone(), unique].concat(),
     };
     area(kind, attributes, policy, &parameters)
 }

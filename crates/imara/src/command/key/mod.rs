@@ -2,14 +2,16 @@
 
 pub(crate) mod encrypted;
 mod generate;
+mod kept;
 mod passphrase;
 pub(crate) mod secret;
+mod trusted;
 
 use super::CommandResult;
 
 pub use passphrase::Passphrase;
 
-/// Key material: signing keys, encrypted keys.
+/// Key material: signing keys, encrypted keys, trusted keys.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -20,6 +22,7 @@ pub struct Arguments {
 enum Command {
     Generate(generate::Generate),
     Encrypted(encrypted::Arguments),
+    Trusted(trusted::Arguments),
 }
 
 /// Runs it.
@@ -32,5 +35,6 @@ pub fn run(arguments: Arguments) -> CommandResult {
     match arguments.command {
         Command::Generate(generate) => generate.run(),
         Command::Encrypted(encrypted) => encrypted::run(encrypted),
+        Command::Trusted(trusted) => trusted::run(trusted),
     }
 }

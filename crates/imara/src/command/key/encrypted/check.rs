@@ -1,7 +1,8 @@
 //! `imara key encrypted check`.
 
-use super::{MasterFile, blob_words, document, not_made, parse_blob, read_blob};
+use super::{MasterFile, blob_words, document, not_made, parse_blob};
 use crate::command::CommandResult;
+use crate::command::key::kept::read_blob;
 use crate::command::paths::printable;
 use crate::output::{Failure, Outcome, print, print_json};
 use imara_engine::keys::encrypted::{Damage, EncryptedKey, EncryptedKeyError};

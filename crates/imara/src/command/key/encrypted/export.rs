@@ -1,7 +1,8 @@
 //! `imara key encrypted export`.
 
-use super::{Out, blob_of, blob_words, document, find_key};
+use super::{blob_of, blob_words, document, find_key};
 use crate::command::CommandResult;
+use crate::command::key::kept::Out;
 use crate::command::paths::printable_bytes;
 use crate::output::{Failure, Outcome, print, print_json};
 use imara_engine::keys::MasterKeys;

@@ -1,8 +1,9 @@
 //! `imara key encrypted load`.
 
-use super::{Into, blob_words, document, parse_blob, read_blob, refused_by_kernel};
+use super::{blob_words, document, parse_blob, refused_by_kernel};
 use crate::command::CommandResult;
 use crate::command::change::Change;
+use crate::command::key::kept::{Into, read_blob};
 use crate::command::paths::{printable, printable_bytes};
 use imara_linux::key_service::{self as keys, KeyType};
 use serde_json::json;
@@ -35,7 +36,7 @@ impl Load {
         let shown = printable_bytes(description);
         let text = read_blob(&self.blob)?;
         let blob = parse_blob(&text, &printable(&self.blob))?;
-        let keyring = self.into.find(description)?;
+        let keyring = self.into.find(KeyType::Encrypted, description)?;
         let command = [b"load ", text.as_slice()].concat();
         let serial = match self.change.dry_run {
             true => None,

@@ -7,14 +7,14 @@ mod new;
 mod show;
 mod update;
 
+pub(crate) use super::kept::read_blob;
+
 use super::secret::read_secret;
 use crate::command::CommandResult;
-use crate::command::change::Change;
-use crate::command::keyring::named::{Keyring, KeyringName, serial};
+use crate::command::keyring::named::{Keyring, serial};
 use crate::command::keyring::refusal::{Attempt, refused};
-use crate::command::new_files::write_together;
-use crate::command::paths::{printable, printable_bytes, read};
-use crate::output::{Failure, Outcome, print};
+use crate::command::paths::printable_bytes;
+use crate::output::Failure;
 use imara_engine::keys::encrypted::{Damage, EncryptedKeyError};
 use imara_engine::keys::{KeyMaterial, MasterKeyError, MasterKeys};
 use imara_format::hash::from_hex;
@@ -62,77 +62,6 @@ pub fn run(arguments: Arguments) -> CommandResult {
         Verb::Export(export) => export.run(),
         Verb::Check(check) => check.run(),
     }
-}
-
-/// Where a blob is written to.
-#[derive(clap::Args)]
-struct Out {
-    /// Write the key's blob to F, readable by its owner alone; `-` is standard output
-    #[arg(long, value_name = "F")]
-    out: Option<PathBuf>,
-    /// Write over F where it is there
-    #[arg(long, requires = "out")]
-    force: bool,
-}
-
-impl Out {
-    /// Whether what is there already would be in the way.
-    fn check(&self) -> Result<(), Failure> {
-        match &self.out {
-            Some(path) if !self.force && path.as_os_str() != "-" && path.symlink_metadata().is_ok() => {
-                Err(Failure::failed(format!("{} is already there", printable(path)))
-                    .next("choose another --out, or write over it with --force"))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn write(&self, blob: &[u8]) -> Result<(), Failure> {
-        match &self.out {
-            None => Ok(()),
-            Some(path) if path.as_os_str() == "-" => {
-                print(format_args!("{}\n", String::from_utf8_lossy(blob)));
-                Ok(())
-            }
-            Some(path) => write_together(&[(path, blob, 0o600)], self.force),
-        }
-    }
-
-    /// ` in F`, where it was written to a file.
-    fn place(&self) -> Option<String> {
-        self.out.as_ref().filter(|path| path.as_os_str() != "-").map(|path| printable(path))
-    }
-
-    fn is_stdout(&self) -> bool {
-        self.out.as_ref().is_some_and(|path| path.as_os_str() == "-")
-    }
-
-    /// Tells what was done; only the blob is for standard output where it goes there.
-    fn report(&self, change: &Change, text: String, document: &Value) -> Outcome {
-        if self.is_stdout() { Outcome::Done } else { change.report(text, document) }
-    }
-}
-
-/// The kernel's command: its keyword and the words as they were given, a blank between them.
-fn command_text<T: AsRef<OsStr>>(keyword: &str, words: &[T]) -> Vec<u8> {
-    let mut text = keyword.as_bytes().to_vec();
-    for word in words {
-        text.push(b' ');
-        text.extend_from_slice(word.as_ref().as_bytes());
-    }
-    text
-}
-
-/// Reads a blob's text from a file; like a shell, without the newlines at its end, and without a `load ` before it.
-pub(crate) fn read_blob(path: &Path) -> Result<Vec<u8>, Failure> {
-    let mut text = read(path).map_err(|error| Failure::failed(format!("{}: {error}", printable(path))))?;
-    while text.last() == Some(&b'\n') {
-        text.pop();
-    }
-    Ok(match text.strip_prefix(b"load ") {
-        Some(blob) => blob.to_vec(),
-        None => text,
-    })
 }
 
 /// Parses a blob that came from somewhere.
@@ -321,35 +250,4 @@ fn blob_words(blob: &Blob) -> String {
     let old = if blob.format.is_none() { ", from before Linux 3.1" } else { "" };
     let format = blob.format.unwrap_or(PayloadFormat::Default);
     format!("{format}{old}, {} bytes under {}", blob.length.bytes(), printable_bytes(&blob.master.to_text()))
-}
-
-/// The keyring that a key is made in.
-#[derive(clap::Args)]
-struct Into {
-    /// The keyring for it: @u, @s, a number, or a name
-    #[arg(long, value_name = "KEYRING", default_value = "@u")]
-    keyring: KeyringName,
-}
-
-impl Into {
-    /// The keyring, in which no key of that name may be yet: add_key(2) would take the command for an update.
-    fn find(&self, description: &[u8]) -> Result<Keyring, Failure> {
-        let keyring = self.keyring.find()?;
-        let _ = keys::reach_user_keyring();
-        let held = keys::keys_of(keyring.serial).unwrap_or_default();
-        let mut held = held.into_iter().filter_map(|key| Some((key, keys::describe(key).ok()?)));
-        let there = held.find(|(_, held)| held.kind == KeyType::Encrypted.name() && held.description == description);
-        match there {
-            None => Ok(keyring),
-            Some((serial, _)) => Err(Failure::failed(format!(
-                "{}: an encrypted key of that name is in {} already: {serial}",
-                printable_bytes(description),
-                self.keyring
-            ))
-            .next(format!(
-                "keep it; or take it out first: imara keyring remove {} {serial} (a key whose blob is nowhere is lost then)",
-                self.keyring
-            ))),
-        }
-    }
 }

@@ -1,8 +1,9 @@
 //! `imara key encrypted new`.
 
-use super::{Into, MasterFile, Out, blob_of, blob_words, command_text, document, not_made, refused_by_kernel};
+use super::{MasterFile, blob_of, blob_words, document, not_made, refused_by_kernel};
 use crate::command::CommandResult;
 use crate::command::change::Change;
+use crate::command::key::kept::{Into, Out, command_text};
 use crate::command::key::secret::read_secret;
 use crate::command::paths::printable_bytes;
 use crate::output::Failure;
@@ -59,7 +60,7 @@ impl New {
             }
             return Ok(self.tell(None, &blob, &shown));
         }
-        let keyring = self.into.find(description)?;
+        let keyring = self.into.find(KeyType::Encrypted, description)?;
         if self.change.dry_run {
             let blob = self.sealed(&command, &shown, &AnyMaster)?;
             return Ok(self.tell(None, &blob, &shown));

@@ -1,7 +1,8 @@
 //! `imara key encrypted show`.
 
-use super::{SCHEMA, blob_of, blob_words, document, find_key, parse_blob, read_blob};
+use super::{SCHEMA, blob_of, blob_words, document, find_key, parse_blob};
 use crate::command::CommandResult;
+use crate::command::key::kept::read_blob;
 use crate::command::keyring::refusal::{Attempt, refused};
 use crate::command::paths::{printable, printable_bytes};
 use crate::output::{Failure, Outcome, complain, print, print_json};

@@ -1,8 +1,9 @@
 //! `imara key encrypted update`.
 
-use super::{MasterFile, Out, blob_of, blob_words, document, find_key, not_made, parse_blob, read_blob};
+use super::{MasterFile, blob_of, blob_words, document, find_key, not_made, parse_blob};
 use crate::command::CommandResult;
 use crate::command::change::Change;
+use crate::command::key::kept::{Out, command_text, read_blob};
 use crate::command::keyring::refusal::{Attempt, refused};
 use crate::command::paths::{printable, printable_bytes};
 use crate::output::Failure;
@@ -46,7 +47,7 @@ impl Update {
     /// # Errors
     /// What the command could not do.
     pub fn run(self) -> CommandResult {
-        let command = super::command_text("update", &self.words);
+        let command = command_text("update", &self.words);
         let shown = printable_bytes(self.key.as_bytes());
         self.out.check()?;
         let blob = match (&self.master, &self.new_master) {

@@ -1,0 +1,84 @@
+//! A trusted key's blob in a file, in whichever form, and what is noted beside it.
+
+use super::super::kept::read_blob;
+use crate::command::paths::{printable, read_text};
+use crate::output::Failure;
+use imara_format::hash::{from_hex, to_hex};
+use imara_format::key_blob::sealed_key::{PEM_LABEL, SealedKey, SealedKeyError, TrustedBlob};
+use imara_format::key_blob::sealed_record::SealedRecord;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The form that a blob is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// Hexadecimal, as the kernel reads and prints it
+    Hex,
+    /// PEM (TSS2 PRIVATE KEY), as the OpenSSL engines and providers for TPMs have it
+    Pem,
+}
+
+/// A blob from a file, with its record.
+pub struct BlobFile {
+    /// The file, for people.
+    pub shown: String,
+    /// The blob.
+    pub blob: TrustedBlob,
+    /// What is noted beside it.
+    pub record: Option<SealedRecord>,
+}
+
+impl BlobFile {
+    /// Reads a blob: hexadecimal, PEM or DER. Its record is beside it, in `FILE.sealed`.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let shown = printable(path);
+        let text = read_blob(path)?;
+        let blob = parse(&text).map_err(|error| {
+            Failure::failed(format!("{shown}: no blob of a trusted key: {error} (EINVAL)")).next(
+                "a blob is what `keyctl pipe` prints of a trusted key, hexadecimal, or a PEM file of a sealed key",
+            )
+        })?;
+        let beside = record_path(path);
+        let record = match path.as_os_str() != "-" && beside.is_file() {
+            false => None,
+            true => {
+                let failure = |error: &dyn fmt::Display| {
+                    Failure::failed(format!("{}: {error}", printable(&beside)))
+                        .next("take it away, and nothing will be known of the policy but what the blob says")
+                };
+                let text = read_text(&beside).map_err(|error| failure(&error))?;
+                Some(SealedRecord::parse(&text).map_err(|error| failure(&error))?)
+            }
+        };
+        Ok(Self { shown, blob, record })
+    }
+}
+
+fn parse(text: &[u8]) -> Result<TrustedBlob, SealedKeyError> {
+    let as_text = std::str::from_utf8(text).unwrap_or_default();
+    if as_text.contains(PEM_LABEL) {
+        return SealedKey::from_pem(as_text).map(TrustedBlob::Key);
+    }
+    match from_hex(as_text.trim()) {
+        Ok(bytes) if !bytes.is_empty() => TrustedBlob::parse(&bytes),
+        Ok(_) | Err(_) => TrustedBlob::parse(text),
+    }
+}
+
+/// Where the record of a blob is.
+pub fn record_path(blob: &Path) -> PathBuf {
+    let mut name = blob.as_os_str().to_owned();
+    name.push(".sealed");
+    name.into()
+}
+
+/// A blob's text.
+pub fn text(blob: &TrustedBlob, form: Form) -> Vec<u8> {
+    match (blob, form) {
+        (TrustedBlob::Key(key), Form::Pem) => key.to_pem().into_bytes(),
+        (blob, Form::Hex | Form::Pem) => to_hex(&blob.to_bytes()).into_bytes(),
+    }
+}
