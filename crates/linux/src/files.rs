@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Why a path was not opened as a regular file.
@@ -114,15 +115,37 @@ pub fn open_regular_on(path: &Path, devices: impl Fn(u64) -> bool) -> io::Result
 
 pub(crate) fn open_regular_at(directory: impl AsFd, name: &OsStr, path: &Path) -> Result<(OwnedFd, Stat), OpenError> {
     let system = |error: Errno| OpenError::System { path: path.into(), error: error.into() };
+    let near = nearer(directory.as_fd(), name).map_err(system)?;
+    let (directory, name) = match &near {
+        Some((folder, rest)) => (folder.as_fd(), OsStr::from_bytes(rest)),
+        None => (directory.as_fd(), name),
+    };
     // Looked at before it is opened, since opening a device can already have an effect; and again after.
-    let before = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(system)?;
+    let before = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(system)?;
     regular(&before, path)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&directory, name, flags, Mode::empty()).map_err(system)?;
+    let file = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(system)?;
     let stat = rustix::fs::fstat(&file).map_err(system)?;
     regular(&stat, path)?;
     Ok((file, stat))
 }
+
+/// Of a path that is longer than the kernel takes at once, a folder that is nearer and the path from there.
+pub(crate) fn nearer<'n>(directory: BorrowedFd<'_>, name: &'n OsStr) -> Result<Option<(OwnedFd, &'n [u8])>, Errno> {
+    let (mut rest, mut folder) = (name.as_bytes(), None::<OwnedFd>);
+    while rest.len() > LONGEST {
+        let Some(end) = rest.get(..LONGEST).and_then(|part| part.iter().rposition(|byte| *byte == b'/')) else { break };
+        let from = folder.as_ref().map_or(directory, AsFd::as_fd);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let next = rustix::fs::openat(from, rest.get(..end.max(1)).unwrap_or_default(), flags, Mode::empty())?;
+        rest = rest.get(end + 1..).unwrap_or_default();
+        folder = Some(next);
+    }
+    Ok(folder.map(|folder| (folder, rest)))
+}
+
+/// `PATH_MAX` without the zero byte.
+const LONGEST: usize = 4095;
 
 pub(crate) fn regular(stat: &Stat, path: &Path) -> Result<(), OpenError> {
     let found = match FileType::from_raw_mode(stat.st_mode) {

@@ -3,6 +3,7 @@
 //! Where security attributes need a privilege that the test does not have, it tries user attributes. What a machine lacks, a test
 //! says with `skipped: …`, and passes.
 
+mod bad_days;
 mod hash;
 mod killed;
 mod scratch;

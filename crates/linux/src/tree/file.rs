@@ -161,7 +161,10 @@ impl TreeFile<'_> {
             None => {
                 let folder = self.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                rustix::fs::openat(CWD, folder, flags, Mode::empty())?
+                match files::nearer(CWD, folder.as_os_str())? {
+                    Some((near, rest)) => rustix::fs::openat(near, rest, flags, Mode::empty())?,
+                    None => rustix::fs::openat(CWD, folder, flags, Mode::empty())?,
+                }
             }
         };
         let mut name = self.path.file_name().unwrap_or(OsStr::new("")).to_owned();

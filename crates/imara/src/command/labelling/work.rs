@@ -19,6 +19,9 @@ use std::path::{Path, PathBuf};
 /// A file of at least this size is not waited for by those that were read before it.
 const LARGE: u64 = 16 << 20;
 
+/// The longest path that a journal takes.
+const LONGEST_PATH: usize = 65535;
+
 /// What the threads share.
 pub(super) struct Work<'w, L> {
     pub labeller: &'w L,
@@ -87,6 +90,14 @@ impl<L: Labeller> Work<'_, L> {
                     continue;
                 }
             };
+            if self.journal.is_some() && path.as_os_str().len() > LONGEST_PATH {
+                let what = format!(
+                    "a path of more than {LONGEST_PATH} bytes does not fit into the journal: {}",
+                    printable(path)
+                );
+                fates.push((index, Fate::Failed(Failure::failed(what).next("label it from a folder nearer to it"))));
+                continue;
+            }
             if file.state().size >= LARGE {
                 self.make(std::mem::take(&mut ready), &mut fates, &mut results);
             }
