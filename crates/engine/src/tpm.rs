@@ -27,6 +27,7 @@ use tpm2_protocol::{
 mod capability;
 mod command;
 mod error;
+mod hash;
 mod key;
 mod loaded;
 mod name;
@@ -43,6 +44,7 @@ mod tests;
 
 pub use capability::{Clock, Lockout, Properties, Room, Specification};
 pub use error::TpmError;
+pub use hash::{HASH_AT_ONCE, Hashed};
 pub use loaded::{LoadedRecord, Recovered};
 pub use name::Name;
 pub use object::{Hierarchy, Object, SealedObject, Sealing, UnsealPolicy};

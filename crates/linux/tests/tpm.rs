@@ -316,7 +316,9 @@ fn what_a_killed_process_has_left_is_flushed_by_the_next_and_nothing_else_is() {
                     let parent = tpm.storage_key(Hierarchy::Owner.handle(), KeyKind::P256, &none())?;
                     let sealed = tpm.seal(&parent, &none(), &sealing(b"secret", &none(), digest.as_bytes()))?;
                     let policy = UnsealPolicy::Pcrs(&policy);
-                    tpm.unseal(&parent, &none(), &sealed, &none(), Some(&policy)).map(|_| ())
+                    tpm.unseal(&parent, &none(), &sealed, &none(), Some(&policy))?;
+                    let mut pieces = vec![vec![7; 3000], Vec::new()].into_iter();
+                    tpm.hash(HashAlgorithm::Sha256, None, || Ok(pieces.next().unwrap_or_default())).map(|_| ())
                 })
             };
             alive = work().is_ok();

@@ -12,12 +12,13 @@
 //! | `imara-tpm-loaded 1` | what this is |
 //! | `resets RESETS RESTARTS` | the TPM's counters: after a reset or restart nothing is loaded any more |
 //! | `before HANDLE...` | what was loaded when it began, which is not ours |
-//! | `object HANDLE NAME`, `session HANDLE` | what is ours |
-//! | `making session`, `making primary TEMPLATE`, `making object NAME` | what was about to be loaded |
+//! | `object HANDLE NAME`, `sequence HANDLE`, `session HANDLE` | what is ours |
+//! | `making session`, `making sequence`, `making primary TEMPLATE`, `making object NAME` | what was about to be loaded |
 //! | `end` | the rest of the file is of an older record |
 //!
 //! What a killed one has left is flushed only if it was not there before and is what the record says: an object by its name
-//! or, if it was only about to be made, by its template; a session by its handle, if there is just one that it can be.
+//! or, if it was only about to be made, by its template; a session, or a sequence that hashes, by its handle, if there is just
+//! one that it can be.
 
 use std::{fmt::Write, io};
 
@@ -57,6 +58,8 @@ pub struct Recovered {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Making {
     Session,
+    /// A sequence that hashes: an object without a name.
+    Sequence,
     /// A primary key by this public area, without what makes it unique.
     Primary(Vec<u8>),
     /// An object of this name.
@@ -199,11 +202,13 @@ impl Tpm {
         for (handle, name) in &self.loaded.handles {
             let _ = match name {
                 Some(name) => writeln!(text, "object {handle:08x} {name}"),
+                None if object::is_object(*handle) => writeln!(text, "sequence {handle:08x}"),
                 None => writeln!(text, "session {handle:08x}"),
             };
         }
         let _ = match making {
             Some(Making::Session) => writeln!(text, "making session"),
+            Some(Making::Sequence) => writeln!(text, "making sequence"),
             Some(Making::Primary(template)) => writeln!(text, "making primary {}", to_hex(template)),
             Some(Making::Object(name)) => writeln!(text, "making object {name}"),
             None => Ok(()),
@@ -215,19 +220,26 @@ impl Tpm {
     fn recover(&mut self, left: &Left, loaded: &[u32]) -> Result<Recovered, TpmError> {
         let mut recovered = Recovered::default();
         let strange: Vec<u32> = loaded.iter().copied().filter(|handle| !left.before.contains(handle)).collect();
+        let mut sequences = Vec::new();
         for handle in &strange {
             let ours = match object::is_object(*handle) {
-                true => {
-                    let Ok((public, name)) = self.read_public(*handle) else { continue };
-                    left.objects.contains(&(*handle, name.clone()))
-                        || match &left.making {
-                            Some(Making::Object(made)) => *made == name,
-                            Some(Making::Primary(made)) => {
-                                PublicArea::parse(made).is_ok_and(|made| template::is_made_by(&public, &made))
+                true => match self.read_public(*handle) {
+                    Ok((public, name)) => {
+                        left.objects.contains(&(*handle, name.clone()))
+                            || match &left.making {
+                                Some(Making::Object(made)) => *made == name,
+                                Some(Making::Primary(made)) => {
+                                    PublicArea::parse(made).is_ok_and(|made| template::is_made_by(&public, &made))
+                                }
+                                Some(Making::Session | Making::Sequence) | None => false,
                             }
-                            Some(Making::Session) | None => false,
-                        }
-                }
+                    }
+                    Err(TpmError::Refused { code, .. }) if code.base() == Some(TpmRcBase::Sequence) => {
+                        sequences.push(*handle);
+                        left.sessions.contains(handle)
+                    }
+                    Err(_) => false,
+                },
                 false => left.sessions.contains(handle),
             };
             if ours {
@@ -235,17 +247,18 @@ impl Tpm {
                 recovered.flushed.push(*handle);
             }
         }
-        if left.making == Some(Making::Session) {
-            let mut candidates = strange.iter().copied().filter(|handle| !object::is_object(*handle));
-            let mut candidates: Vec<u32> =
-                candidates.by_ref().filter(|handle| !recovered.flushed.contains(handle)).collect();
-            match candidates.as_slice() {
-                [only] => {
-                    self.flush(*only)?;
-                    recovered.flushed.push(*only);
-                }
-                _ => recovered.doubtful.append(&mut candidates),
+        let mut candidates: Vec<u32> = match left.making {
+            Some(Making::Session) => strange.iter().copied().filter(|handle| !object::is_object(*handle)).collect(),
+            Some(Making::Sequence) => sequences,
+            Some(Making::Primary(_) | Making::Object(_)) | None => Vec::new(),
+        };
+        candidates.retain(|handle| !recovered.flushed.contains(handle));
+        match candidates.as_slice() {
+            [only] => {
+                self.flush(*only)?;
+                recovered.flushed.push(*only);
             }
+            _ => recovered.doubtful.append(&mut candidates),
         }
         Ok(recovered)
     }
@@ -261,6 +274,7 @@ struct Left {
     resets: (u32, u32),
     before: Vec<u32>,
     objects: Vec<(u32, Name)>,
+    /// Sessions and sequences.
     sessions: Vec<u32>,
     making: Option<Making>,
 }
@@ -280,8 +294,9 @@ impl Left {
         for line in lines {
             match line.split(' ').collect::<Vec<_>>().as_slice() {
                 ["object", loaded, name] => left.objects.push((handle(loaded)?, Name::from_hex(name)?)),
-                ["session", loaded] => left.sessions.push(handle(loaded)?),
+                ["session" | "sequence", loaded] => left.sessions.push(handle(loaded)?),
                 ["making", "session"] => left.making = Some(Making::Session),
+                ["making", "sequence"] => left.making = Some(Making::Sequence),
                 ["making", "primary", template] => left.making = Some(Making::Primary(from_hex(template).ok()?)),
                 ["making", "object", name] => left.making = Some(Making::Object(Name::from_hex(name)?)),
                 _ => return None,

@@ -125,3 +125,41 @@ fn an_owner_with_an_authorisation_value_is_asked_for_it() {
     assert_eq!(tpm.json(&["status"])["authorisations_set"]["owner"], true);
     tpm.nothing_is_loaded();
 }
+
+#[test]
+fn the_tpm_hashes_as_everybody_does_and_vouches_for_it() {
+    let test = "the_tpm_hashes_as_everybody_does_and_vouches_for_it";
+    let Some(tpm) = Software::start(test) else { return };
+    for size in [0, 1, 1023, 1024, 1025, 2048, 5000] {
+        let content: Vec<u8> = (0..size).map(|place| place as u8).collect();
+        let file = tpm.write("content", &content);
+        let (ticket, theirs) = (tpm.file(&format!("ticket{size}")), tpm.file(&format!("theirs{size}")));
+        for algorithm in ["sha1", "sha256", "sha512"] {
+            let hashed = tpm.json(&["hash", &file, "--algorithm", algorithm]);
+            let expected = std::process::Command::new(format!("{algorithm}sum")).arg(&file).output().unwrap();
+            assert!(text(&expected.stdout).starts_with(hashed["digest"].as_str().unwrap()), "{algorithm} {size}");
+            assert_eq!(hashed["may_be_signed"], true);
+        }
+        let printed = tpm.expect(0, &["hash", &file, "--ticket", &ticket]);
+        assert!(printed.ends_with(&format!("  {file}\n")), "{printed}");
+        let hash = ["tpm2_hash", "-C", "o", "-g", "sha256", "-t", &theirs, "-o", "digest", &file];
+        let Some(_) = tpm.tpm2_done(test, &hash) else { continue };
+        assert!(std::fs::read(&ticket).unwrap() == std::fs::read(&theirs).unwrap(), "{size}");
+    }
+    // What only a TPM makes begins so: no key may sign it.
+    let forged = [&[0xff, 0x54, 0x43, 0x47], [0; 2000].as_slice()].concat();
+    let output = tpm.imara(&["hash", &tpm.write("forged", &forged), "--json"]);
+    assert!(
+        text(&output.stdout).contains("\"may_be_signed\": false") && text(&output.stderr).contains("no restricted key")
+    );
+    for (arguments, status, reason) in [
+        (vec!["hash", "/no/such"], 1, "/no/such: No such file"),
+        (vec!["hash", "/bin", "--algorithm", "sha256"], 1, "Is a directory"),
+        (vec!["hash", "/bin/true", "--algorithm", "md5"], 1, "no identifier"),
+        (vec!["hash", "/bin/true", "--algorithm", "md9"], 2, "no such hash algorithm: md9"),
+    ] {
+        let said = tpm.expect(status, &arguments);
+        assert!(said.contains(reason), "{arguments:?}: {said}");
+    }
+    tpm.nothing_is_loaded();
+}

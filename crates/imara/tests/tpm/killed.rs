@@ -22,7 +22,10 @@ fn what_a_killed_command_has_loaded_is_flushed_by_the_next_and_others_objects_st
         tpm.command(&arguments)
     };
     let key = |_: &str| tpm.command(&["srk", "show", "--type", "rsa2048"]);
-    let commands: [&dyn Fn(&str) -> Command; 2] = [&quote, &key];
+    // A sequence, which has no name.
+    let large = tpm.write("large", &vec![7; 1 << 19]);
+    let hash = |_: &str| tpm.command(&["hash", &large]);
+    let commands: [&dyn Fn(&str) -> Command; 3] = [&quote, &key, &hash];
     assert!(quote("first").output().unwrap().status.success());
     let durations = commands.map(|command| {
         let begun = Instant::now();
@@ -31,10 +34,10 @@ fn what_a_killed_command_has_loaded_is_flushed_by_the_next_and_others_objects_st
     });
     assert_eq!(tpm.json(&["status"])["loaded"], others);
 
-    const KILLS: u32 = 32;
+    const KILLS: u32 = 36;
     let mut flushed = 0;
     for kill in 0..KILLS {
-        let (command, whole) = (commands[kill as usize % 2], durations[kill as usize % 2]);
+        let (command, whole) = (commands[kill as usize % 3], durations[kill as usize % 3]);
         let mut child = command(&format!("out{kill}")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // From before it has connected to after it has done all.
         std::thread::sleep(whole * kill / (KILLS - 4) + Duration::from_micros(137));

@@ -214,3 +214,59 @@ fn files_that_are_missing_or_something_else_are_named() {
         assert!(said.contains(reason), "{arguments:?}: {said}");
     }
 }
+
+#[test]
+fn a_measurement_list_is_proven_by_a_quote() {
+    let test = "a_measurement_list_is_proven_by_a_quote";
+    let Some(tpm) = Software::start(test) else { return };
+    let list = vector("quote/ima_binary_runtime_measurements");
+    let verify = |status: i32, arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_imara"));
+        let output = command.args(["measurement", "verify"]).args(arguments).output().unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
+        said
+    };
+    // The list's entries, into the PCR of this TPM.
+    for entry in extends(&list) {
+        tpm.expect(0, &["extend", "10", &entry.0, &entry.1]);
+    }
+    let out = tpm.file("quote");
+    tpm.expect(0, &["quote", "--pcrs", "sha1:10+sha256:10", "--nonce", "01", "--out", &out]);
+    let key = tpm.file("quote/ak.pub");
+    let said = verify(0, &[&list, "--quote", &out, "--nonce", "01", "--quote-key", &key]);
+    assert!(said.contains("proven: all 6 entries") && !said.contains("warning"), "{said}");
+    let said = verify(0, &[&list, "--quote", &out]);
+    assert!(said.contains("the key came with the quote") && said.contains("may be an old one"), "{said}");
+    let said = verify(1, &[&list, "--quote", &out, "--nonce", "02"]);
+    assert!(said.contains("the quote's nonce: "), "{said}");
+    // The values alone are read, too, and what was extended since is no longer what was quoted.
+    verify(0, &[&list, "--pcrs", &tpm.file("quote/pcrs")]);
+    tpm.expect(0, &["extend", "10", "--file", "/bin/true"]);
+    let later = tpm.file("later");
+    tpm.expect(0, &["quote", "--pcrs", "sha1:10+sha256:10", "--nonce", "01", "--out", &later]);
+    verify(1, &[&list, "--quote", &later]);
+}
+
+/// What each entry of a list extends its PCR with, as arguments of `imara tpm extend`.
+fn extends(list: &str) -> Vec<(String, String)> {
+    use imara_format::hash::{Digest, HashAlgorithm};
+    let mut decoder = imara_format::measurement_list::Decoder::new();
+    decoder.feed(&std::fs::read(list).unwrap());
+    decoder.end();
+    let mut extends = Vec::new();
+    while let Some(record) = decoder.next_record().unwrap() {
+        let mut room = Vec::new();
+        let data = record.hash_input(imara_format::measurement_list::ByteOrder::Little, &mut room);
+        let of = |bank| match record.is_violation() {
+            true => Digest::ones(bank),
+            false => imara_engine::crypto::hash(bank, &[data]).unwrap(),
+        };
+        let argument = |bank| {
+            let digest: Digest = of(bank);
+            format!("{bank}:{}", digest.to_hex())
+        };
+        extends.push((argument(HashAlgorithm::Sha1), argument(HashAlgorithm::Sha256)));
+    }
+    extends
+}

@@ -8,6 +8,7 @@ use crate::command::CommandResult;
 use crate::command::certificates::read_keyring;
 use crate::command::paths::read;
 use crate::command::pcr_files;
+use crate::command::tpm::{Nonce, QuoteFiles, nonce};
 use crate::guard::control::{Request, ask};
 use crate::output::{Failure, Outcome, complain, print, print_json};
 use clap::Args;
@@ -43,6 +44,16 @@ pub struct Verify {
     /// /sys/class/tpm/tpm0. Without: those of this machine for its own list, none for any other.
     #[arg(long, value_name = "PCRS")]
     pcrs: Vec<PathBuf>,
+    /// PCR values that a TPM has signed: a folder that `imara tpm quote` wrote. The quote is verified first.
+    #[arg(long, value_name = "DIR", conflicts_with = "pcrs")]
+    quote: Option<PathBuf>,
+    /// The key that is known to be the TPM's, in any form that `imara tpm verify-quote --key` takes. Without, the one that came
+    /// with the quote.
+    #[arg(long, value_name = "FILE", requires = "quote")]
+    quote_key: Option<PathBuf>,
+    /// The nonce that the quote was asked with, in hexadecimal.
+    #[arg(long, value_name = "HEX", value_parser = nonce, requires = "quote")]
+    nonce: Option<Nonce>,
     /// The bank of values whose form names none.
     #[arg(long, value_name = "ALGORITHM", default_value = "sha1", value_parser = pcr_files::algorithm)]
     bank: HashAlgorithm,
@@ -333,6 +344,10 @@ fn describe(report: &Report, source: &Source, claims: &PcrValues) -> String {
 
 /// The PCR values to prove the list with.
 fn claimed(arguments: &Verify, source: &Source) -> Result<PcrValues, Failure> {
+    if let Some(folder) = &arguments.quote {
+        let files = QuoteFiles::of_folder(folder.clone(), arguments.quote_key.clone(), arguments.nonce.clone());
+        return files.read()?.certain_values();
+    }
     if arguments.pcrs.is_empty() {
         return match source {
             Source::StandardInput | Source::File(_) => Ok(PcrValues::new()),

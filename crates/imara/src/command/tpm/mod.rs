@@ -3,6 +3,7 @@
 mod authorisation;
 mod event_log;
 mod extend;
+mod hash;
 mod pcrs;
 mod quote;
 mod quote_files;
@@ -12,9 +13,13 @@ mod status;
 pub mod target;
 mod verify_quote;
 
+pub use quote::{Nonce, nonce};
+pub use quote_files::QuoteFiles;
+
 use super::CommandResult;
 
-/// The TPM: its state, PCRs and quotes of them, the firmware's event log, its storage root key, random numbers.
+/// The TPM: its state, PCRs and quotes of them, the firmware's event log, its storage root key,
+/// random numbers, hashing.
 ///
 /// Nothing stays loaded in the TPM after a command. Where the kernel's resource manager does not see to that (any TPM but
 /// /dev/tpmrm0), what is loaded is recorded in /run/imara-tpm, so that the next command flushes what one that was killed has
@@ -30,6 +35,7 @@ enum Command {
     Status(status::Status),
     Random(random::Random),
     Pcrs(pcrs::Pcrs),
+    Hash(hash::Hash),
     Extend(extend::Extend),
     Quote(quote::Quote),
     VerifyQuote(verify_quote::VerifyQuote),
@@ -51,6 +57,7 @@ pub fn run(arguments: Arguments) -> CommandResult {
         Command::Status(status) => status.run(),
         Command::Random(random) => random.run(),
         Command::Pcrs(pcrs) => pcrs.run(),
+        Command::Hash(hash) => hash.run(),
         Command::Extend(extend) => extend.run(),
         Command::Quote(quote) => quote.run(),
         Command::VerifyQuote(verify) => verify.run(),

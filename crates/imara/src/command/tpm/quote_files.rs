@@ -3,8 +3,8 @@
 use super::quote::{Nonce, nonce};
 use crate::command::paths::{printable, read};
 use crate::command::pcr_files;
-use crate::output::Failure;
-use imara_attest::quote::{Evidence, Examination};
+use crate::output::{Failure, warn};
+use imara_attest::quote::{Check, CheckResult, Evidence, Examination};
 use imara_engine::crypto::PublicKey;
 use imara_format::base64;
 use imara_format::hash::HashAlgorithm;
@@ -68,6 +68,21 @@ enum Values {
 }
 
 impl QuoteFiles {
+    /// Those of a folder.
+    pub fn of_folder(folder: PathBuf, key: Option<PathBuf>, nonce: Option<Nonce>) -> Self {
+        Self {
+            folder: Some(folder),
+            message: None,
+            signature: None,
+            hash: HashAlgorithm::Sha256,
+            values: None,
+            keylime: None,
+            key,
+            nonce,
+            nonce_text: None,
+        }
+    }
+
     /// Reads them.
     ///
     /// # Errors
@@ -124,6 +139,29 @@ impl Quoted {
             nonce: self.nonce.as_deref(),
             values: values.or(self.values.as_ref()),
         })
+    }
+
+    /// The values that were certainly quoted, for a command that only goes on with these; it warns of what is not sure.
+    ///
+    /// # Errors
+    /// A check failed, or the quote came without values.
+    pub fn certain_values(&self) -> Result<PcrValues, Failure> {
+        let examination = self.examine(None);
+        let failed = examination.checks.iter().find(|check| check.result == CheckResult::Failed);
+        if let Some(Check { check, detail, .. }) = failed {
+            return Err(Failure::failed(format!("{}: the quote's {check}: {detail}", self.name)));
+        }
+        let values = examination.proven_values().ok_or_else(|| {
+            Failure::failed(format!("{}: the quote came without PCR values", self.name))
+                .next("`imara tpm verify-quote --measurement-list LIST` finds them by the list")
+        })?;
+        if !self.key_is_known {
+            warn(format_args!("{}: the key came with the quote: any TPM's would do", self.name));
+        }
+        if self.nonce.is_none() {
+            warn(format_args!("{}: no nonce was given: the quote may be an old one", self.name));
+        }
+        Ok(values.clone())
     }
 
     /// Whether it came with values.
