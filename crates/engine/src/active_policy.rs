@@ -80,6 +80,19 @@ pub fn has_something_done(policy: &CompiledPolicy, funcs: &[Func], filesystem: &
     })
 }
 
+/// Whether the policy could have some file of this file system appraised, by one of these hooks. When in doubt it could.
+///
+/// Of `filesystem` only the file system's facts are looked at, not owner and group.
+pub fn appraises(policy: &CompiledPolicy, funcs: &[Func], filesystem: &FileFacts<'_>) -> bool {
+    funcs.iter().any(|func| {
+        let rules = concerned(policy, *func, filesystem).filter(|rule| rule.action.class() == Class::Appraise);
+        // The first that is for every file leaves nothing to those after it.
+        let mut all = false;
+        let mut rules = rules.take_while(|rule| !std::mem::replace(&mut all, decides_for_all(rule)));
+        rules.any(|rule| rule.action.does())
+    })
+}
+
 /// Whether it is for every file of the file systems that it is for, whoever comes.
 fn decides_for_all(rule: &Rule) -> bool {
     let Rule { mask, uid, euid, gid, egid, fowner, fgroup, lsm, .. } = rule;
@@ -175,6 +188,24 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(has_something_done(&policy(rules), &FILE, &EXT4), expected, "{rules}");
+        }
+    }
+
+    #[test]
+    fn only_file_systems_that_a_rule_could_reach_are_appraised() {
+        const FILE: [Func; 1] = [Func::FileCheck];
+        for (rules, expected) in [
+            ("appraise func=FILE_CHECK", true),
+            ("measure func=FILE_CHECK", false),
+            ("appraise func=BPRM_CHECK", false),
+            ("dont_appraise fsmagic=ef53;appraise", false),
+            ("dont_appraise fsmagic=ef53 fowner=0;appraise", true),
+            ("dont_measure fsmagic=ef53;appraise", true),
+            ("appraise;dont_appraise", true),
+            ("appraise fsname=xfs", false),
+            ("", false),
+        ] {
+            assert_eq!(appraises(&policy(rules), &FILE, &EXT4), expected, "{rules}");
         }
     }
 

@@ -52,6 +52,10 @@ pub enum Cause {
     Writers,
     /// Nothing moved on the decision for longer than it may take.
     Overdue,
+    /// The kernel was to use it without asking, and nobody had judged it for that.
+    NoVerdict,
+    /// It is the guard's own.
+    Protected,
 }
 
 impl Cause {
@@ -76,6 +80,8 @@ impl Cause {
             Self::Immutable => "signed-file-opened-for-writing",
             Self::Writers => "mmapped_writers",
             Self::Overdue => "no-decision-in-time",
+            Self::NoVerdict => "no-verdict",
+            Self::Protected => "protected",
         }
     }
 }

@@ -248,6 +248,13 @@ struct Appraised {
     evm_reason: Option<evm::Reason>,
 }
 
+/// What step 7 comes to: why the file does not pass, with more of it for people.
+struct Concluded {
+    decided: Decided,
+    cause: Option<(Cause, String)>,
+    immutable: bool,
+}
+
 /// Step 7's result: why the access did not pass, and whether it is refused for it.
 #[derive(Clone, Copy)]
 struct Judged {
@@ -614,6 +621,19 @@ impl Checker {
 
     /// Step 7: the verdict, and what is remembered of it.
     fn verdict(&self, appraised: Appraised, access: &Access<'_>) -> Judged {
+        let hook = appraised.collected.pending.decided.hook;
+        let Concluded { decided, cause, immutable } = self.conclude(appraised, access);
+        if let Some((cause, detail)) = cause {
+            return self.fail(access, hook, &decided.decision, cause, detail);
+        }
+        if decided.decision.appraise.is_some() && immutable && access.writes && self.mode() != Mode::Off {
+            return self.refuse_write(access, &decided);
+        }
+        Judged::PASSED
+    }
+
+    /// What the steps before come to, and what is remembered of it; nothing is recorded yet.
+    fn conclude(&self, appraised: Appraised, access: &Access<'_>) -> Concluded {
         let Appraised { collected, appraisal, evm_reason } = appraised;
         let Pending { decided, mut record, audit, .. } = collected.pending;
         record.audited |= audit;
@@ -657,13 +677,41 @@ impl Checker {
             cause = Some(Cause::Writers);
             detail = "it was open for writing, or changed, while it was judged".into();
         }
-        if let Some(cause) = cause {
-            return self.fail(access, decided.hook, &decided.decision, cause, detail);
-        }
-        if decided.decision.appraise.is_some() && immutable && access.writes && self.mode() != Mode::Off {
-            return self.refuse_write(access, &decided);
-        }
-        Judged::PASSED
+        Concluded { decided, cause: cause.map(|cause| (cause, detail)), immutable }
+    }
+
+    /// Does for a hook what it asks for ahead of it, where the kernel will come to it without asking again: the file is measured
+    /// and appraised.
+    ///
+    /// # Errors
+    /// Why it would be refused. That is recorded nowhere, as nothing is refused yet.
+    pub fn ahead(&self, access: &Access<'_>, hook: Hook) -> Result<(), Cause> {
+        let policy = self.policy();
+        let decided = self.decide(&policy, access, hook);
+        let pending = match self.remember(decided, access, None) {
+            Ok(Ok(pending)) => pending,
+            Ok(Err(judged)) => return judged.cause.map_or(Ok(()), Err),
+            Err(_) => return Err(Cause::CollectFailed),
+        };
+        let collected = self.collect(pending, access).map_err(|_| Cause::CollectFailed)?;
+        self.measure(&collected, access).map_err(|_| Cause::MeasureFailed)?;
+        let appraised = self.appraise(collected, access);
+        self.audit(&appraised, access);
+        self.conclude(appraised, access).cause.map_or(Ok(()), |(cause, _)| Err(cause))
+    }
+
+    /// Whether a file is signed, and may therefore not be opened for writing, as far as that is known.
+    pub fn refuses_writers(&self, file: &dyn File) -> bool {
+        let known = file.stamp().ok().and_then(|stamp| self.cache.lookup(file.id(), &stamp));
+        let writes = Some(Mask::MAY_WRITE.bits());
+        known.is_some_and(|record| record.immutable)
+            && self.mode() == Mode::Enforce
+            && self
+                .policy()
+                .possible_with(Func::FileCheck, writes, &file.facts())
+                .outcomes
+                .iter()
+                .any(|outcome| outcome.class == Class::Appraise)
     }
 
     /// Remembers a record, unless the file changed meanwhile or somebody can change it unseen; whether neither is so.

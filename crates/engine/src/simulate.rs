@@ -460,7 +460,9 @@ impl<'a> Quiet<'a> {
     /// Whether a failure says nothing, as it comes from what is not known here and not from the file.
     fn why_unknown(&self, cause: Cause, detail: &str) -> Option<String> {
         match cause {
-            Cause::CollectFailed | Cause::MeasureFailed | Cause::Overdue => Some(detail.to_owned()),
+            Cause::CollectFailed | Cause::MeasureFailed | Cause::Overdue | Cause::NoVerdict | Cause::Protected => {
+                Some(detail.to_owned())
+            }
             Cause::InvalidHash => self.not_read.get().cloned(),
             Cause::InvalidSignature => match self.label().map(Signature::parse) {
                 Some(Ok(Signature::V2(_))) if self.keys.is_empty() => {

@@ -181,13 +181,15 @@ impl<'a> Btf<'a> {
 
     /// All types of these kinds and names.
     pub fn find<'n>(&self, wanted: &[(Kind, &'n str)]) -> HashMap<(Kind, &'n str), Vec<u32>> {
-        let wanted: HashMap<&str, Vec<(Kind, &'n str)>> = wanted.iter().fold(HashMap::new(), |mut all, one| {
-            all.entry(one.1).or_default().push(*one);
+        let wanted: HashMap<&[u8], Vec<(Kind, &'n str)>> = wanted.iter().fold(HashMap::new(), |mut all, one| {
+            all.entry(one.1.as_bytes()).or_default().push(*one);
             all
         });
         let mut found: HashMap<(Kind, &'n str), Vec<u32>> = HashMap::new();
         for id in 1..u32::try_from(self.offsets.len()).unwrap_or(u32::MAX) {
-            let Some(candidates) = self.name(id).and_then(|name| wanted.get(name)) else {
+            let name = self.field(id, 0).and_then(|offset| self.strings.get(offset as usize..));
+            let name = name.and_then(|rest| rest.split(|byte| *byte == 0).next());
+            let Some(candidates) = name.and_then(|name| wanted.get(name)) else {
                 continue;
             };
             for one in candidates.iter().filter(|(kind, _)| self.kind(id) == Some(*kind)) {

@@ -107,6 +107,7 @@ struct mm_struct {
 
 struct signal_struct {
 	atomic_t live;
+	u32 flags;
 } KERNEL;
 
 struct task_struct {
@@ -148,6 +149,7 @@ enum kernel_load_data_id {
 #define ATTR_SIZE 8
 #define PTRACE_MODE_ATTACH 2
 #define EPERM 1
+#define SIGNAL_GROUP_EXIT 4
 #define SIGKILL 9
 #define SIGSTOP 19
 
@@ -379,11 +381,11 @@ INLINE u32 judge(struct settings *set, struct inode *inode, u32 asked, u32 proce
 	if (!(bits & LASTING) && verdict->epoch != set->epoch &&
 	    !(verdict->epoch == set->epoch_before && monotonic() < set->before_until))
 		return OTHER_EPOCH;
+	if (inode->i_writecount.counter > 0)
+		return WRITERS;
 	struct changes *now = storage_get(&changed, inode, 0, 0);
 	if (!now || now->content != verdict->content)
 		return CHANGED;
-	if (inode->i_writecount.counter > 0)
-		return WRITERS;
 	if (bits & STAMPED && !is_same_state(inode, verdict))
 		return CHANGED;
 	if (now->attributes != verdict->attributes && (!process || monotonic() - now->when > ON_ITS_WAY))
@@ -702,13 +704,16 @@ SEC("lsm/sb_umount") int sb_umount(u64 *arguments)
 	return refuse(0, PROTECTED, 0, 0);
 }
 
-// The guard's last thread ends: before fanotify lets everything go on.
+// The guard ends: its last thread, or the first of all that were killed together. That is before fanotify lets everything go on,
+// and also where another thread stays in the kernel.
 SEC("tp_btf/sched_process_exit") int guard_ends(u64 *arguments)
 {
 	struct task_struct *task = (struct task_struct *)arguments[0];
 	u32 zero = 0;
 	struct alive *now = map_lookup(&alive, &zero);
-	if (now && now->process && now->process == (u32)task->tgid && task->signal->live.counter == 0) {
+	struct signal_struct *group = task->signal;
+	if (now && now->process && now->process == (u32)task->tgid &&
+	    (group->live.counter == 0 || group->flags & SIGNAL_GROUP_EXIT)) {
 		now->ended = now->process;
 		now->process = 0;
 	}

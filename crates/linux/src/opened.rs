@@ -97,6 +97,11 @@ impl<'a> OpenedFile<'a> {
         self.stat.st_size == 0 && recent
     }
 
+    /// Whether its size and time of change, as the kernel itself has them, are those that stat(2) shows.
+    pub(crate) fn stamp_tells(&self) -> bool {
+        self.times_tell()
+    }
+
     /// Whether root alone may open it for writing.
     pub(crate) const fn root_only(&self) -> bool {
         self.stat.st_uid == 0 && self.stat.st_mode & WRITABLE_BY_OTHERS == 0

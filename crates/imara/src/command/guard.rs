@@ -76,6 +76,16 @@ pub struct Arguments {
     /// EVM labels anew what was changed, whatever its label was, as the kernel's with evm=fix: for setting up.
     #[arg(long)]
     evm_fix: bool,
+    /// Which level is wanted: auto (the highest that the machine has), 1 (fanotify) or 2 (fanotify and BPF LSM, or no start).
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<String>,
+    /// At level 2, what becomes of accesses when the guard has died: allow (all go on), or refuse (what was judged and has not
+    /// changed goes on, the rest is refused until a guard is there again).
+    #[arg(long, value_name = "WHAT")]
+    on_death: Option<String>,
+    /// At level 2, whether the guard's process, files and maps are protected from others, root included: on or off.
+    #[arg(long, value_name = "WHETHER")]
+    protection: Option<String>,
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -111,6 +121,9 @@ pub fn run(arguments: Arguments) -> CommandResult {
     file.evm_master = arguments.evm_master.or(file.evm_master);
     file.evm_keys = some(arguments.evm_cert).or(file.evm_keys);
     file.evm_fix = arguments.evm_fix.then_some(true).or(file.evm_fix);
+    file.level = arguments.level.or(file.level);
+    file.on_death = arguments.on_death.or(file.on_death);
+    file.protection = arguments.protection.or(file.protection);
     if arguments.require_signed_policy {
         file.policy_signature = Some("required".into());
     }

@@ -3,8 +3,8 @@
 use super::mode::seconds_from_now;
 use super::paths::printable;
 use super::{CommandResult, RuntimeDirectory};
-use crate::guard::answers::why_not_higher;
 use crate::guard::control::{AskError, Request, ask};
+use crate::guard::level2::why_not_higher;
 use crate::guard::rollback;
 use crate::output::{Failure, Outcome, print, print_json};
 use serde_json::{Value, json};
@@ -76,6 +76,7 @@ fn for_people(status: &Value) -> String {
     };
     let level = match text(&status["level"]).as_str() {
         "1" => "1 (fanotify)".to_owned(),
+        "2" => "2 (fanotify and BPF LSM)".to_owned(),
         "K" => "K (the kernel's own IMA)".to_owned(),
         "0" => "0 (nothing is guarded)".to_owned(),
         other => other.to_owned(),
@@ -95,6 +96,13 @@ fn for_people(status: &Value) -> String {
             );
         }
         return out;
+    }
+    let level2 = &status["level2"];
+    if !level2.is_null() {
+        let death =
+            if level2["on_death"] == "refuse" { "what was not judged is refused" } else { "everything goes on" };
+        let over = if level2["taken_over"] == true { "; it decided already when this guard came" } else { "" };
+        line("  kernel", format!("{} refused; should the guard die, {death}{over}", level2["refused"]));
     }
     line("guard", format!("process {}, mode {}", status["pid"], text(&status["mode"])));
     let sentinel = &status["sentinel"];

@@ -4,6 +4,7 @@ use super::audit_log;
 use super::control::Request;
 use super::evm;
 use super::explanation;
+use super::level2::Programs;
 use super::live_policy::LivePolicy;
 use super::runtime;
 use super::sentinel::Beside;
@@ -36,6 +37,8 @@ pub struct Answers {
     pub tracing: Arc<Tracing>,
     /// The process that lets everybody go on should the guard not.
     pub beside: Arc<Beside>,
+    /// The programs in the kernel.
+    pub programs: Arc<Programs>,
     /// When it started, in seconds since 1970.
     pub started: u64,
 }
@@ -166,8 +169,9 @@ impl Answers {
         json!({
             "schema": 1,
             "provider": "guard",
-            "level": 1,
-            "why_not_higher": why_not_higher(),
+            "level": self.programs.level(),
+            "why_not_higher": self.programs.why_not_higher(),
+            "level2": self.programs.status(),
             "pid": std::process::id(),
             "started": self.started,
             "mode": checker.mode().name(),
@@ -248,21 +252,4 @@ fn recent_json(when: u64, record: &AuditRecord) -> Option<Value> {
         "uid": task.uids[0],
         "command": String::from_utf8_lossy(&task.command),
     }))
-}
-
-/// Why this machine, or this version, does not reach level 2.
-pub fn why_not_higher() -> Vec<String> {
-    let mut reasons = Vec::new();
-    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    if modules.is_empty() {
-        reasons.push("securityfs is not mounted, so it cannot be told whether BPF is among the active LSMs".into());
-    } else if !modules.trim().split(',').any(|module| module == "bpf") {
-        reasons.push(format!("BPF is not among the active LSMs ({}): boot with lsm=…,bpf", modules.trim()));
-    }
-    let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    if lockdown.contains("[confidentiality]") {
-        reasons.push("lockdown is in confidentiality mode, which keeps BPF programs from reading kernel memory".into());
-    }
-    reasons.push("level 2 (fanotify and BPF LSM) is not part of this version".into());
-    reasons
 }

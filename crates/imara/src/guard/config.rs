@@ -7,6 +7,7 @@ use crate::output::Failure;
 use imara_engine::check::Mode;
 use imara_format::evm::EvmMode;
 use imara_format::hash::HashAlgorithm;
+use imara_linux::hooks::bpf::OnDeath;
 use imara_linux::hooks::fanotify::{Follow, Overdue};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,12 @@ pub struct File {
     pub evm_keys: Option<Vec<PathBuf>>,
     /// Whether EVM labels anew what was changed, whatever its label was.
     pub evm_fix: Option<bool>,
+    /// `auto`, `1` or `2`.
+    pub level: Option<String>,
+    /// `allow` or `refuse`.
+    pub on_death: Option<String>,
+    /// `on` or `off`.
+    pub protection: Option<String>,
 }
 
 /// Which TPM is extended.
@@ -84,6 +91,17 @@ pub enum TpmChoice {
     Software,
     /// This device.
     Device(PathBuf),
+}
+
+/// Which level is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The highest that the machine has.
+    Auto,
+    /// fanotify alone.
+    One,
+    /// fanotify and BPF LSM, or no start.
+    Two,
 }
 
 /// What becomes of a start without a policy.
@@ -130,6 +148,12 @@ pub struct Config {
     pub on_deadline: Overdue,
     /// After how long of silence the sentinel takes the guard to hang; `None` for no sentinel.
     pub sentinel: Option<Duration>,
+    /// Which level is wanted.
+    pub level: Level,
+    /// At level 2, what becomes of accesses when the guard has died.
+    pub on_death: OnDeath,
+    /// At level 2, whether the guard's process, files and maps are protected.
+    pub protection: bool,
     /// EVM.
     pub evm: EvmConfig,
 }
@@ -186,7 +210,7 @@ impl File {
             failed(&error).next(
                 "the keys are watch, policy, keys, mode, tpm, runtime-dir, state-dir, template, hash, pcr, \
                      policy-signature, missing-policy, follow, deadline, on-deadline, sentinel, \
-                     evm, evm-key, evm-master, evm-keys and evm-fix",
+                     evm, evm-key, evm-master, evm-keys, evm-fix, level, on-death and protection",
             )
         })
     }
@@ -220,6 +244,27 @@ impl Config {
             other => return Err(Failure::usage(format_args!("on-deadline `{other}` is not refuse or allow"))),
         };
         let sentinel = span("sentinel", file.sentinel.as_deref().unwrap_or(DEFAULT_SENTINEL))?;
+        let level = match file.level.as_deref().unwrap_or("auto") {
+            "auto" => Level::Auto,
+            "1" => Level::One,
+            "2" => Level::Two,
+            other => return Err(Failure::usage(format_args!("level `{other}` is not auto, 1 or 2"))),
+        };
+        let on_death = match file.on_death.as_deref().unwrap_or("allow") {
+            "allow" => OnDeath::Allow,
+            "refuse" => OnDeath::Refuse,
+            other => return Err(Failure::usage(format_args!("on-death `{other}` is not allow or refuse"))),
+        };
+        let protection = match file.protection.as_deref().unwrap_or("on") {
+            "on" => true,
+            "off" => false,
+            other => return Err(Failure::usage(format_args!("protection `{other}` is not on or off"))),
+        };
+        if on_death == OnDeath::Refuse && level == Level::One {
+            return Err(Failure::usage(
+                "on-death = \"refuse\" needs level 2: at level 1 the kernel lets everything go on",
+            ));
+        }
         let watch = file.watch.unwrap_or_default();
         if watch.is_empty() && follow != Follow::All {
             return Err(Failure::usage("nothing is to be watched")
@@ -273,6 +318,9 @@ impl Config {
             on_deadline,
             sentinel,
             evm,
+            level,
+            on_death,
+            protection,
             state_directory: absolute(file.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()))?,
             watch,
             policy: absolute(policy)?,
@@ -309,6 +357,10 @@ mod tests {
             ("watch = ['/x']\npolicy = '/p'\non-deadline = 'hope'", "hope"),
             ("watch = ['/x']\npolicy = '/p'\nsentinel = 'soon'", "sentinel"),
             ("watch = ['/x']\npolicy = '/p'\nevm = 'hmac, sha1'", "sha1"),
+            ("watch = ['/x']\npolicy = '/p'\nlevel = '3'", "auto, 1 or 2"),
+            ("watch = ['/x']\npolicy = '/p'\non-death = 'hope'", "hope"),
+            ("watch = ['/x']\npolicy = '/p'\nlevel = '1'\non-death = 'refuse'", "needs level 2"),
+            ("watch = ['/x']\npolicy = '/p'\nprotection = 'some'", "some"),
         ] {
             let failure = Config::new(file(text).unwrap()).unwrap_err();
             assert!(failure.what.contains(word), "{text}: {}", failure.what);

@@ -180,7 +180,9 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
             | Cause::MeasureFailed
             | Cause::Immutable
             | Cause::Writers
-            | Cause::Overdue,
+            | Cause::Overdue
+            | Cause::NoVerdict
+            | Cause::Protected,
             _,
         ) => cause.words().into(),
     }

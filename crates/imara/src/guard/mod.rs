@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod evm;
 pub mod explanation;
+pub mod level2;
 pub mod list;
 pub mod live_policy;
 pub mod policy_source;

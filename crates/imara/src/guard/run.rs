@@ -4,6 +4,7 @@ use super::answers::Answers;
 use super::audit_log::AuditLog;
 use super::config::{Config, MissingPolicy, TpmChoice};
 use super::control::{self};
+use super::level2::Programs;
 use super::list::{self, Chain, Mirror};
 use super::live_policy::LivePolicy;
 use super::policy_source::{self, Demands, PolicySource};
@@ -120,6 +121,8 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         TpmInUse::Software(software) => software.pid(),
         TpmInUse::None(_) | TpmInUse::Device(_) => 0,
     };
+    // Before the sentinel, which takes a guard that is silent for one that hangs: a kernel's types are many.
+    let programs = Arc::new(Programs::start(config, &directory, software_tpm)?);
     let listener = control::listen(&directory).map_err(Failure::failed)?;
     let group = PermissionGroup::open().map_err(|error| cannot_guard(GuardError::Fanotify(error)))?;
     let beside = Arc::new(Beside::start(&directory, config.sentinel));
@@ -127,6 +130,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         beginning.notes.push(format!("no sentinel, so a guard that hangs holds up whoever opens a file: {why}"));
     }
     let settings = Settings {
+        level2: programs.level2(),
         directories: config.watch.clone(),
         follow: config.follow,
         software_tpm,
@@ -135,6 +139,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         sentinel: Arc::clone(beside.link()),
     };
     let guard = Guard::start(Arc::clone(&checker), group, &settings).map_err(cannot_guard)?;
+    programs.keep(&directory)?;
     // Only now, for the same reason.
     runtime.write_state(false).map_err(Failure::failed)?;
     let guard = Arc::new(Mutex::new(Some(Arc::new(guard))));
@@ -156,6 +161,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         started: now_seconds(),
         policy: LivePolicy::new(source, demands),
         tracing: Arc::clone(&tracing),
+        programs,
         beside: Arc::clone(&beside),
     };
     std::thread::Builder::new()
@@ -282,7 +288,7 @@ fn cannot_guard(error: GuardError) -> Failure {
         GuardError::Pseudo { .. } => Failure::usage(&error).next("name a directory of a file system that holds files"),
         GuardError::Taken { .. } => Failure::failed(&error)
             .next("two guards of one file system would wait for each other: end the other one first"),
-        GuardError::Thread(_) => Failure::failed(&error),
+        GuardError::Thread(_) | GuardError::Level2(_) => Failure::failed(&error),
     }
 }
 

@@ -18,6 +18,7 @@ mod judge;
 mod lanes;
 mod leases;
 mod let_pass;
+mod level2;
 mod marked;
 mod question;
 mod superblocks;
@@ -29,6 +30,7 @@ use self::leases::Leases;
 use self::marked::Marked;
 use self::question::{Asked, Progress, Unanswered, UnderWay};
 use self::superblocks::{Superblock, Superblocks};
+use super::bpf::Level2;
 use super::latency::Latency;
 use super::sentinel::{Held, SentinelLink};
 use super::workers::Workers;
@@ -75,6 +77,8 @@ pub struct Settings {
     pub deadline: Option<Duration>,
     /// What an overdue decision comes to.
     pub on_deadline: Overdue,
+    /// The programs in the kernel, at level 2.
+    pub level2: Option<Arc<Level2>>,
     /// The line to the process that lets everybody go on should the guard not; it may be connected later.
     pub sentinel: Arc<SentinelLink>,
 }
@@ -123,6 +127,9 @@ pub enum GuardError {
     /// A thread could not be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[source] io::Error),
+    /// The programs in the kernel cannot be told.
+    #[error("the programs in the kernel (level 2) cannot be told what to refuse: {0}")]
+    Level2(#[source] io::Error),
 }
 
 /// What the guard did, beside what the [`Checker`] counts.
@@ -191,6 +198,8 @@ struct Shared {
     leases: Mutex<Leases>,
     lease_thread: AtomicI32,
     marked: Marked,
+    level2: Option<Arc<Level2>>,
+    learned: level2::Learned,
     /// Grows when all marks are dropped; a decision from before sets none. Marks and interpreters are set under the read
     /// lock.
     generation: RwLock<u64>,
@@ -245,6 +254,8 @@ impl Guard {
             leases: Mutex::new(Leases::new((files / LEASE_SHARE).min(1 << 16) as usize)),
             lease_thread: AtomicI32::new(0),
             marked: Marked::default(),
+            level2: settings.level2.clone(),
+            learned: level2::Learned::default(),
             generation: RwLock::new(0),
             replacing: Mutex::default(),
             ask_always: AtomicBool::new(false),
@@ -276,6 +287,12 @@ impl Guard {
         // Threads first: from the first mark on somebody must answer.
         let follower = Follower::start(&shared, &settings.directories, settings.follow)?;
         guard.start_thread("mounts", |shared| follower.run(shared))?;
+        if shared.level2.is_some() {
+            guard.start_thread("refusals", |shared| shared.tell_refusals())?;
+            // What was opened before anybody was asked about it is mapped by now.
+            std::thread::sleep(BEFORE_REFUSING);
+            shared.put_level2_in_force(true).map_err(GuardError::Level2)?;
+        }
         Ok(guard)
     }
 
@@ -351,6 +368,7 @@ impl Guard {
     /// # Errors
     /// What fanotify_mark(2) says.
     pub fn ask_again_all(&self) -> io::Result<()> {
+        self.shared.put_level2_in_force(true)?;
         self.shared.ask_again_all()
     }
 
@@ -385,6 +403,11 @@ impl Guard {
         let asked_again = !held.values().all(|superblock| alike_on(superblock, &before, &policy));
         shared.checker.replace_policy(Arc::clone(&policy));
         drop(held);
+        if !asked_again && let Err(error) = shared.put_level2_in_force(false) {
+            shared.checker.replace_policy(Arc::clone(&before));
+            undo(&superblocks);
+            return Err(error);
+        }
         if asked_again && let Err(error) = self.ask_again_all() {
             shared.checker.replace_policy(Arc::clone(&before));
             // Marks that the new policy may have set meanwhile go with the generation.
@@ -437,6 +460,10 @@ impl Guard {
     pub fn stop(&self) {
         let shared = &self.shared;
         shared.stopping.store(true, Ordering::SeqCst);
+        if let Some(level2) = &shared.level2 {
+            // First, or what is no longer asked about would be refused.
+            level2.end();
+        }
         // Whoever replaces the policy is done with it, or finds that there is nothing left to replace.
         let _none_replaces = lock(&shared.replacing);
         // The group is closed next, which takes every mark away.
@@ -468,6 +495,9 @@ impl Guard {
     }
 }
 
+/// How long level 2 lets go on what was opened before the guard watched.
+const BEFORE_REFUSING: Duration = Duration::from_millis(50);
+
 /// How long it is waited for threads that the kernel does not let go.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -492,7 +522,8 @@ impl Shared {
             return EVERYTHING;
         }
         let does = |funcs: &[Func]| has_something_done(policy, funcs, &superblock.facts());
-        masked(does(&OPENED), does(&EXECUTED))
+        let loaded = self.level2.is_some() && does(&level2::LOADED);
+        masked(loaded || does(&OPENED), does(&EXECUTED))
     }
 
     /// The group that asks about a file system.
@@ -529,7 +560,7 @@ impl Shared {
 
 /// Whether both policies decide alike about every file of a file system, by every hook that comes from here.
 fn alike_on(superblock: &Superblock, one: &CompiledPolicy, other: &CompiledPolicy) -> bool {
-    decide_alike(one, other, &[OPENED.as_slice(), &EXECUTED].concat(), &superblock.facts())
+    decide_alike(one, other, &[OPENED.as_slice(), &EXECUTED, &level2::LOADED].concat(), &superblock.facts())
 }
 
 /// The hooks that an open stands for, and an execution.

@@ -40,6 +40,11 @@ impl Bits {
         Self(self.0 | other.0)
     }
 
+    /// As the kernel's side has it.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
     /// Whether all of `other` is in it.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -175,11 +175,12 @@ impl Level2 {
         (count(0), count(1))
     }
 
-    /// Puts what the policy and mode come to in force. Verdicts from before are good for what is under way, and for nothing else.
+    /// Puts what the policy and mode come to in force. With `anew` verdicts from before are good for what is under way, and for
+    /// nothing else.
     ///
     /// # Errors
     /// What bpf(2) says.
-    pub fn put_in_force(&self, force: &Force) -> io::Result<()> {
+    pub fn put_in_force(&self, force: &Force, anew: bool) -> io::Result<()> {
         let mut settings = lock(&self.settings);
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         let Force { enforce, evm, modules, firmware, kexec, everywhere } = *force;
@@ -191,9 +192,11 @@ impl Level2 {
             | flag(modules, flags::LOAD_MODULE)
             | flag(firmware, flags::LOAD_FIRMWARE)
             | flag(kexec, flags::LOAD_KEXEC);
-        settings.epoch_before = settings.epoch;
-        settings.epoch += 1;
-        settings.before_until = monotonic() + UNDER_WAY;
+        if anew {
+            settings.epoch_before = settings.epoch;
+            settings.epoch += 1;
+            settings.before_until = monotonic() + UNDER_WAY;
+        }
         self.loaded.maps.settings.put(&FIRST, &settings.to_bytes(), false)?;
         self.epoch.store(settings.epoch, Ordering::SeqCst);
         self.enforcing.store(enforce, Ordering::SeqCst);

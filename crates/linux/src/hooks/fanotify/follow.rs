@@ -363,6 +363,7 @@ impl Shared {
         // A policy that came into force meanwhile may want more.
         let again = self.wanted_on(&self.checker.policy(), &superblock);
         self.group.watch_filesystem(named.as_fd(), again)?;
+        self.refuse_on(&superblock)?;
         self.counters.followed.fetch_add(1, Ordering::Relaxed);
         if let Some(done) = done {
             // As above.
@@ -392,7 +393,8 @@ impl Shared {
             lane.stop();
         }
         self.counters.followed.fetch_add(1, Ordering::Relaxed);
-        Ok(marked?)
+        marked?;
+        Ok(self.refuse_on(&superblock)?)
     }
 
     /// The identifier by which a file system's changes are told, if they are.
@@ -424,6 +426,10 @@ impl Shared {
     /// as its number may become another's. Where others still see it, it goes on being asked about.
     fn unmounted(&self, superblock: &Arc<Superblock>) {
         superblock.moved(None);
+        if let Some(level2) = &self.level2 {
+            // Who goes on seeing it is asked all the same.
+            let _ = level2.unwatch(superblock.device);
+        }
         self.release_leases_of(superblock.device);
         let mut marked = false;
         for device in self.superblocks.remove(superblock) {

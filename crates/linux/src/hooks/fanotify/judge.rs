@@ -132,6 +132,8 @@ impl Shared {
             // Somebody outside our pid namespace, of whom nothing can be known.
             return;
         }
+        // Before anything is read of it.
+        let look = self.level2.as_ref().and_then(|level2| level2.look(event.file.as_fd()));
         let generation = *self.generation.read().unwrap_or_else(PoisonError::into_inner);
         let goes_on = || {
             asked.advance(self.elapsed());
@@ -169,7 +171,9 @@ impl Shared {
                 // Nobody may get round a rule for readers by a way of opening that does not show.
                 hooks.push(Hook { func: Func::FileCheck, mask: MAY_READ });
             }
-            if mask & (MAY_READ | MAY_EXEC) != 0 && mappable && !self.is_our_tool(&task, opening) {
+            // At level 2 a mapping is refused when it is made, and not when the file is opened.
+            let refused_here = executes || look.is_none();
+            if mask & (MAY_READ | MAY_EXEC) != 0 && mappable && refused_here && !self.is_our_tool(&task, opening) {
                 hooks.push(Hook { func: Func::MmapCheck, mask: MAY_EXEC });
                 hooks.push(Hook { func: Func::MmapCheckReqprot, mask: MAY_EXEC });
             }
@@ -184,6 +188,9 @@ impl Shared {
         if verdict == Verdict::Allow {
             if executes {
                 self.note_interpreter(&file, &access, generation);
+            }
+            if let Some(look) = &look {
+                self.put_verdict(event, &file, &access, look, &hooks);
             }
             if !writes && superblock.lane.is_none() {
                 self.let_pass(&file, superblock, interpreter, generation);

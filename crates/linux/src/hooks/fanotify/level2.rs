@@ -1,0 +1,261 @@
+//! Level 2's part in the guard: which verdicts are put beside an inode, what the programs in the kernel refuse on which file
+//! system, and what becomes of what they refused.
+
+use super::superblocks::Superblock;
+use super::{EXECUTED, Shared, lock};
+use crate::hooks::bpf::{Bits, Force, Look, OnDeath, Refusal, Why};
+use crate::opened::OpenedFile;
+use crate::process;
+use crate::sys::fanotify::{Mask, PermissionEvent};
+use imara_engine::active_policy::appraises;
+use imara_engine::appraise::Cause;
+use imara_engine::audit::{AuditRecord, TaskIdentity};
+use imara_engine::cache::InodeId;
+use imara_engine::check::{Access, File, Hook, Mode};
+use imara_engine::policy::CompiledPolicy;
+use imara_format::policy::{Action, Func};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// What the kernel loads for itself. At level 1 nobody asks.
+pub(super) const LOADED: [Func; 4] =
+    [Func::ModuleCheck, Func::FirmwareCheck, Func::KexecKernelCheck, Func::KexecInitramfsCheck];
+
+/// What is asked of a file in the kernel, and the hooks of IMA that it stands for.
+const USES: [(Bits, &[Func]); 7] = [
+    (Bits::OPEN, &[Func::FileCheck]),
+    (Bits::EXEC, &EXECUTED),
+    (Bits::MMAP, &[Func::MmapCheck, Func::MmapCheckReqprot]),
+    (Bits::MODULE, &[Func::ModuleCheck]),
+    (Bits::FIRMWARE, &[Func::FirmwareCheck]),
+    (Bits::KEXEC_IMAGE, &[Func::KexecKernelCheck]),
+    (Bits::KEXEC_INITRAMFS, &[Func::KexecInitramfsCheck]),
+];
+
+const MAY_EXEC: u8 = 1;
+const MAY_READ: u8 = 4;
+
+/// Inodes of which something is remembered, at most.
+const MOST: usize = 4096;
+
+/// What level 2 has learned of inodes.
+#[derive(Debug, Default)]
+pub(super) struct Learned {
+    /// Uses that were refused because nobody had asked about them.
+    uses: Mutex<HashMap<InodeId, Bits>>,
+    /// Why an inode did not pass for a use.
+    causes: Mutex<HashMap<(InodeId, u32), Cause>>,
+    /// When everything was last asked again for what was learned.
+    asked_again: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    /// Has the programs in the kernel refuse what the policy and mode in force come to. With `anew` what was judged before must be
+    /// judged again.
+    pub(super) fn put_level2_in_force(&self, anew: bool) -> io::Result<()> {
+        let Some(level2) = &self.level2 else {
+            return Ok(());
+        };
+        for superblock in self.superblocks.all() {
+            self.refuse_on(&superblock)?;
+        }
+        let policy = self.checker.policy();
+        let appraised =
+            |func| policy.rules().iter().any(|rule| rule.action == Action::Appraise && rule.func == Some(func));
+        let signed_modules_only =
+            std::fs::read_to_string("/sys/module/module/parameters/sig_enforce").is_ok_and(|value| value.trim() == "Y");
+        let force = Force {
+            enforce: self.checker.mode() == Mode::Enforce && !self.ask_always.load(Ordering::SeqCst),
+            evm: self.checker.evm().is_some(),
+            modules: appraised(Func::ModuleCheck) && !signed_modules_only,
+            firmware: appraised(Func::FirmwareCheck),
+            kexec: appraised(Func::KexecKernelCheck),
+            everywhere: false,
+        };
+        level2.put_in_force(&force, anew)
+    }
+
+    /// Has them refuse on one file system what its files are appraised for.
+    pub(super) fn refuse_on(&self, superblock: &Superblock) -> io::Result<()> {
+        let Some(level2) = &self.level2 else {
+            return Ok(());
+        };
+        let policy = self.checker.policy();
+        let wanted = USES
+            .iter()
+            .filter(|(_, funcs)| appraises(&policy, funcs, &superblock.facts()))
+            .fold(Bits::NONE, |all, (bits, _)| all.and(*bits));
+        level2.watch(superblock.device, wanted)
+    }
+
+    /// Which uses of a file must be judged when it is opened, because nobody can be asked later: what its name says, and what was
+    /// refused before for want of a verdict.
+    fn expected_uses(&self, file: &OpenedFile<'_>, policy: &CompiledPolicy) -> Bits {
+        let learned = lock(&self.learned.uses).get(&file.id()).copied().unwrap_or_default();
+        if !LOADED.iter().any(|func| policy.wants(*func)) {
+            return learned;
+        }
+        let path = file.path();
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let begins = |with: &[&str]| with.iter().any(|start| name.starts_with(start.as_bytes()));
+        let ends = |with: &[&str]| with.iter().any(|end| name.ends_with(end.as_bytes()));
+        let in_firmware = path.windows(10).any(|part| part == b"/firmware/");
+        [
+            (Bits::MODULE, ends(&[".ko", ".ko.xz", ".ko.gz", ".ko.zst"])),
+            (Bits::FIRMWARE, in_firmware),
+            (Bits::KEXEC_IMAGE, begins(&["vmlinu", "bzImage", "Image"])),
+            (Bits::KEXEC_INITRAMFS, begins(&["initrd", "initramfs"])),
+        ]
+        .into_iter()
+        .filter(|(_, expected)| *expected)
+        .fold(learned, |all, (bits, _)| all.and(bits))
+    }
+
+    /// Puts beside the inode what the access that was just let through has passed, and what it passes ahead of being asked: the
+    /// kernel maps and loads files without asking us. `judged` are the hooks that were asked.
+    pub(super) fn put_verdict(
+        &self,
+        event: &PermissionEvent,
+        file: &OpenedFile<'_>,
+        access: &Access<'_>,
+        look: &Look,
+        judged: &[Hook],
+    ) {
+        let Some(level2) = &self.level2 else {
+            return;
+        };
+        // Who can write now could do so without being counted.
+        if access.writes || file.nobody_writes() == Some(false) {
+            return;
+        }
+        let policy = self.checker.policy();
+        let was_asked = |func: Func| judged.iter().any(|hook| hook.func == func);
+        let executed = event.mask.contains(Mask::OPEN_EXEC);
+        let mappable = file.mappable(&policy);
+        let expected = self.expected_uses(file, &policy);
+        let mut passed = Bits::NONE;
+        for (bits, funcs) in USES {
+            let func = funcs[0];
+            let due = match bits {
+                Bits::OPEN => event.mask.contains(Mask::OPEN),
+                Bits::EXEC => executed,
+                Bits::MMAP => mappable,
+                _ => false,
+            };
+            if was_asked(func)
+                || ((due || expected.contains(bits)) && self.passes_ahead(file.id(), access, bits, funcs))
+            {
+                passed = passed.and(bits);
+            }
+        }
+        if self.checker.refuses_writers(file) {
+            passed = passed.and(Bits::IMMUTABLE);
+        }
+        if level2.on_death() == OnDeath::Refuse {
+            let asked: Vec<Func> = USES
+                .iter()
+                .filter(|(bits, _)| passed.contains(*bits))
+                .flat_map(|(_, funcs)| funcs.iter().copied())
+                .collect();
+            if self.checker.nothing_to_do(file, &asked) || self.checker.done_for_everybody(file, &asked) {
+                passed = passed.and(Bits::EVERYBODY);
+            }
+        }
+        // Should that fail the programs refuse, which tells it.
+        let _ = level2.pass(event.file.as_fd(), look, passed, &file.stat, file.stamp_tells());
+    }
+
+    fn passes_ahead(&self, id: InodeId, access: &Access<'_>, bits: Bits, funcs: &[Func]) -> bool {
+        let mask = if bits == Bits::EXEC || bits == Bits::MMAP { MAY_EXEC } else { MAY_READ };
+        let mut causes = funcs.iter().filter_map(|func| self.checker.ahead(access, Hook { func: *func, mask }).err());
+        let cause = causes.next();
+        drop(causes);
+        let mut known = lock(&self.learned.causes);
+        match cause {
+            None => drop(known.remove(&(id, bits.number()))),
+            Some(cause) => {
+                if known.len() >= MOST {
+                    known.clear();
+                }
+                known.insert((id, bits.number()), cause);
+            }
+        }
+        cause.is_none()
+    }
+
+    /// A thread's life: records what the programs refuse, and has what nobody was asked about asked the next time.
+    pub(super) fn tell_refusals(&self) {
+        let Some(level2) = &self.level2 else {
+            return;
+        };
+        while !self.stopping.load(Ordering::Relaxed) {
+            level2.refusals(Duration::from_millis(500), |refusal| self.tell_refusal(refusal));
+        }
+    }
+
+    fn tell_refusal(&self, refusal: &Refusal) {
+        let id = InodeId { device: refusal.device, inode: refusal.inode };
+        let known = lock(&self.learned.causes).get(&(id, refusal.asked.number())).copied();
+        let (cause, detail) = match (refusal.why, known) {
+            (Why::NotAsked | Why::NoVerdict, Some(cause)) => (cause, String::new()),
+            (Why::Signed, _) => (Cause::Immutable, String::new()),
+            (Why::Writers, _) => (Cause::Writers, refusal.why.words().into()),
+            (Why::Protected | Why::EvmLabel, _) => (Cause::Protected, refusal.why.words().into()),
+            (why, _) => (Cause::NoVerdict, why.words().into()),
+        };
+        let func = USES.iter().find(|(bits, _)| *bits == refusal.asked).map_or(Func::FileCheck, |(_, funcs)| funcs[0]);
+        let task = process::credentials(refusal.thread)
+            .ok()
+            .map(|credentials| process::identity(refusal.thread, &credentials));
+        // It may have ended meanwhile.
+        let task = task.filter(|task| task.pid == refusal.process).unwrap_or_else(|| TaskIdentity {
+            tid: refusal.thread,
+            pid: refusal.process,
+            uids: [refusal.uid; 4],
+            command: refusal.command.clone(),
+            ..TaskIdentity::default()
+        });
+        let counters = &self.checker.counters;
+        counters.failed.fetch_add(1, Ordering::Relaxed);
+        counters.denied.fetch_add(1, Ordering::Relaxed);
+        self.checker.audit_sink().record(AuditRecord::Data {
+            func,
+            cause,
+            detail,
+            task,
+            path: refusal.name.clone(),
+            inode: id,
+            rule: None,
+            denied: true,
+        });
+        let unasked = matches!(refusal.why, Why::NotAsked | Why::NoVerdict) && known.is_none();
+        if unasked && refusal.asked != Bits::OPEN && refusal.inode != 0 {
+            self.learn(id, refusal.asked);
+        }
+    }
+
+    /// From now on this use is judged when the file is opened.
+    fn learn(&self, id: InodeId, used: Bits) {
+        let mut uses = lock(&self.learned.uses);
+        if uses.len() >= MOST {
+            uses.clear();
+        }
+        let known = uses.entry(id).or_default();
+        if known.contains(used) {
+            return;
+        }
+        *known = known.and(used);
+        drop(uses);
+        // The kernel may have been told not to ask about it. Not more often than this, as everybody is asked about again.
+        let mut last = lock(&self.learned.asked_again);
+        if last.is_none_or(|last| last.elapsed() > Duration::from_secs(1)) {
+            *last = Some(Instant::now());
+            drop(last);
+            let _ = self.ask_again_all();
+        }
+    }
+}

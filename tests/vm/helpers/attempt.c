@@ -1,0 +1,133 @@
+/* attempt WHAT FILE: tries one thing on a file and ends with the error's number, 0 when it could be done.
+ *
+ *   read, write, truncate, map (executable), protect (mapped, then made executable), store (through a shared mapping)
+ *   held: opens, says so on standard output, and maps executable when a line comes on standard input
+ *   writing: opens for writing, says so, and closes when a line comes
+ *   memory: copies the file into memory without a name, and executes that
+ *   module: loads it as a module from the file; buffer: from memory
+ *   attach: to the process with that number, as a debugger does
+ *   opens, executes: how long each takes in nanoseconds, on standard output */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static int failed(void) { return errno ? errno : 255; }
+
+static int opened(const char *path, int flags)
+{
+	int file = open(path, flags);
+	if (file < 0)
+		exit(failed());
+	return file;
+}
+
+static void *mapped(int file, int protection, int flags)
+{
+	void *at = mmap(0, 4096, protection, flags, file, 0);
+	if (at == MAP_FAILED)
+		exit(failed());
+	return at;
+}
+
+static void wait_for_a_line(void)
+{
+	char line[8];
+	puts("open");
+	fflush(stdout);
+	if (!fgets(line, sizeof(line), stdin))
+		exit(255);
+}
+
+static double now(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1e9 + time.tv_nsec;
+}
+
+int main(int count, char **arguments)
+{
+	if (count < 3)
+		return 255;
+	const char *what = arguments[1], *path = arguments[2];
+	if (!strcmp(what, "read"))
+		opened(path, O_RDONLY);
+	else if (!strcmp(what, "write"))
+		opened(path, O_WRONLY);
+	else if (!strcmp(what, "truncate"))
+		return truncate(path, 1) ? failed() : 0;
+	else if (!strcmp(what, "map"))
+		mapped(opened(path, O_RDONLY), PROT_READ | PROT_EXEC, MAP_PRIVATE);
+	else if (!strcmp(what, "protect")) {
+		void *at = mapped(opened(path, O_RDONLY), PROT_READ, MAP_PRIVATE);
+		return mprotect(at, 4096, PROT_READ | PROT_EXEC) ? failed() : 0;
+	} else if (!strcmp(what, "store")) {
+		char *at = mapped(opened(path, O_RDWR), PROT_READ | PROT_WRITE, MAP_SHARED);
+		at[100] ^= 1;
+		munmap(at, 4096);
+	} else if (!strcmp(what, "held")) {
+		int file = opened(path, O_RDONLY);
+		wait_for_a_line();
+		mapped(file, PROT_READ | PROT_EXEC, MAP_PRIVATE);
+	} else if (!strcmp(what, "writing")) {
+		opened(path, O_RDWR);
+		wait_for_a_line();
+	} else if (!strcmp(what, "memory")) {
+		int file = opened(path, O_RDONLY), memory = memfd_create("memory", MFD_CLOEXEC);
+		char buffer[65536];
+		for (ssize_t size; (size = read(file, buffer, sizeof(buffer))) > 0;)
+			if (write(memory, buffer, size) != size)
+				return failed();
+		char *none[] = {(char *)path, 0}, *nothing[] = {0};
+		fexecve(memory, none, nothing);
+		return failed();
+	} else if (!strcmp(what, "module"))
+		return syscall(SYS_finit_module, opened(path, O_RDONLY), "", 0) ? failed() : 0;
+	else if (!strcmp(what, "buffer")) {
+		int file = opened(path, O_RDONLY);
+		struct stat stat;
+		fstat(file, &stat);
+		char *module = malloc(stat.st_size);
+		if (!module || read(file, module, stat.st_size) != stat.st_size)
+			return failed();
+		return syscall(SYS_init_module, module, stat.st_size, "") ? failed() : 0;
+	} else if (!strcmp(what, "attach"))
+		return ptrace(PTRACE_SEIZE, atoi(path), 0, 0) ? failed() : 0;
+	else if (!strcmp(what, "opens") || !strcmp(what, "executes")) {
+		int opens = what[0] == 'o', times = opens ? 20000 : 100;
+		double best = 1e18;
+		for (int round = 0; round < 5; round++) {
+			double begun = now();
+			for (int time = 0; time < times; time++) {
+				if (opens) {
+					close(opened(path, O_RDONLY));
+					continue;
+				}
+				pid_t child = vfork();
+				if (!child) {
+					execl(path, "true", NULL);
+					_exit(255);
+				}
+				int status;
+				waitpid(child, &status, 0);
+				if (status)
+					return 255;
+			}
+			double took = (now() - begun) / times;
+			best = took < best ? took : best;
+		}
+		printf("%.0f\n", best);
+	} else
+		return 255;
+	return 0;
+}
