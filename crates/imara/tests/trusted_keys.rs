@@ -124,6 +124,49 @@ fn a_key_that_is_kept_without_trusted_keys_is_the_master_of_encrypted_ones() {
 }
 
 #[test]
+fn an_encrypted_key_under_a_trusted_master_is_checked_and_loaded_by_the_masters_blob() {
+    let test = "an_encrypted_key_under_a_trusted_master_is_checked_and_loaded_by_the_masters_blob";
+    let Some(software) = Software::start(test) else { return };
+    let tpm = software.file("tpm");
+    let encrypted = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imara"));
+        let output =
+            command.args(["key", "encrypted"]).args(arguments).current_dir(software.dir.path()).output().unwrap();
+        (output.status.code(), format!("{}{}", text(&output.stdout), text(&output.stderr)))
+    };
+    fs::write(software.path("secret"), "s3cret").unwrap();
+    done(
+        &software,
+        &["new", "kmk", "32", "--auth", "secret", "--pcrs", "sha256:23", "--blob-only", "--out", "kmk.blob"],
+    );
+    let master = ["--master", "kmk.blob", "--master-auth", "secret", "--tpm", &tpm];
+    let (status, said) =
+        encrypted(&[&["new", "evm-key", "trusted:kmk", "32", "--out", "evm.blob"][..], &master].concat());
+    assert_eq!(status, Some(0), "{said}");
+    let (status, said) = encrypted(&[&["check", "evm.blob"][..], &master].concat());
+    assert!(status == Some(0) && said.contains("authentic: default, 32 bytes under trusted:kmk"), "{said}");
+    let (_, said) = encrypted(&["check", "evm.blob", "--master", "kmk.blob", "--tpm", &tpm]);
+    assert!(said.contains("the authorisation value of the key (blobauth=) is wrong"), "{said}");
+    if !private_session(test)
+        || keys::add(KeyType::Encrypted, Some(b"probe"), b"new user:x 32", SESSION_KEYRING).is_err()
+    {
+        println!("skipped: {test}: no encrypted keys");
+        return;
+    }
+    let (status, said) = encrypted(&[&["load", "evm-key", "evm.blob", "--keyring", "@s"][..], &master].concat());
+    assert_eq!(status, Some(0), "{said}");
+    // It is there, and its master is not.
+    let key = keys::search(SESSION_KEYRING, KeyType::Encrypted, b"evm-key").unwrap();
+    assert!(keys::read(key).is_err() && keys::request(KeyType::User, b"kmk").is_err());
+    // With the master it is the key that was made.
+    done(&software, &["load", "kmk", "kmk.blob", "--auth", "secret", "--keyring", "@s"]);
+    let blob = String::from_utf8(keys::read(key).unwrap().as_bytes().to_vec()).unwrap();
+    assert!(blob.starts_with("default user:kmk 32 "), "{blob}");
+    fs::write(software.path("again.blob"), &blob).unwrap();
+    assert_eq!(encrypted(&[&["check", "again.blob"][..], &master].concat()).0, Some(0));
+}
+
+#[test]
 fn tpm2_tools_unseal_what_imara_sealed_and_the_other_way_round() {
     let test = "tpm2_tools_unseal_what_imara_sealed_and_the_other_way_round";
     let Some(software) = Software::start(test) else { return };

@@ -17,7 +17,8 @@
 //! ```
 //!
 //! The kernel reads type, emptyAuth, parent, pubkey and privkey, refuses the rest, and takes no notice of what follows the
-//! sequence. It writes a true BOOLEAN as 1, where DER has 255; so it is done here. Trusted keys from before Linux 5.13 are a
+//! sequence. (tpm2_encodeobject calls sealed data a key to be loaded, 2.23.133.10.1.3; that is read, too, and then written as
+//! what it is.) It writes a true BOOLEAN as 1, where DER has 255; so it is done here. Trusted keys from before Linux 5.13 are a
 //! TPM2B_PRIVATE and then a TPM2B_PUBLIC, without a parent; their data ends in a byte that says whether they are migratable.
 //!
 //! In PEM the form stands between `-----BEGIN TSS2 PRIVATE KEY-----` and its end.
@@ -131,8 +132,7 @@ impl SealedKey {
         let mut outer = Elements { bytes, offset: 0, base: 0 };
         let mut key = outer.inner(SEQUENCE, "a sequence")?;
         match key.content(OBJECT_IDENTIFIER, "an object identifier")?.split_last() {
-            Some((&SEALED, keys)) if keys == KEYS => {}
-            Some((&LOADABLE, keys)) if keys == KEYS => return Err(SealedKeyError::Kind("loaded and used")),
+            Some((&(SEALED | LOADABLE), keys)) if keys == KEYS => {}
             Some((&IMPORTABLE, keys)) if keys == KEYS => return Err(SealedKeyError::Kind("imported and used")),
             _ => return Err(SealedKeyError::Kind("of an unknown kind")),
         }

@@ -1,6 +1,6 @@
 //! `imara key encrypted check`.
 
-use super::{MasterFile, blob_words, document, not_made, parse_blob};
+use super::{MasterFile, Unsealing, blob_words, document, not_made, parse_blob};
 use crate::command::CommandResult;
 use crate::command::key::kept::read_blob;
 use crate::command::paths::printable;
@@ -14,9 +14,11 @@ use std::path::PathBuf;
 /// The exit status is 1 when it does not; where it can be told, a wrong master key is told from a damaged blob.
 #[derive(clap::Args)]
 pub struct Check {
-    /// The master key's bytes, as they were given to the kernel; `-` is standard input
+    /// The master key's bytes, as they were given to the kernel, or a trusted key's blob; `-` is standard input
     #[arg(long, value_name = "FILE")]
     master: PathBuf,
+    #[command(flatten)]
+    unsealing: Unsealing,
     /// The file with the blob; `-` is standard input
     #[arg(value_name = "BLOB")]
     blob: PathBuf,
@@ -39,7 +41,7 @@ impl Check {
             return Err(Failure::usage("only one of --master and BLOB can be standard input"));
         }
         let blob = parse_blob(&read_blob(&self.blob)?, &shown)?;
-        let master = MasterFile::read(&self.master)?;
+        let master = MasterFile::read_or_unseal(&self.master, &self.unsealing)?;
         match EncryptedKey::open(&blob, &master.bytes) {
             Ok(_) => {}
             Err(error @ EncryptedKeyError::NotAuthentic { damage: Damage::Unknown, .. }) => {

@@ -10,6 +10,7 @@ mod update;
 pub(crate) use super::kept::read_blob;
 
 use super::secret::read_secret;
+use super::trusted::BlobFile;
 use crate::command::CommandResult;
 use crate::command::keyring::named::{Keyring, serial};
 use crate::command::keyring::refusal::{Attempt, refused};
@@ -21,6 +22,7 @@ use imara_format::hash::from_hex;
 use imara_format::key::{Errno, KeySerial};
 use imara_format::key_blob::encrypted::{Blob, Command, MasterName, MasterType, PayloadFormat};
 use imara_linux::key_service::{self as keys, KeyType, errno_of};
+use imara_linux::tpm_address::TpmAddress;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -29,7 +31,8 @@ use std::path::{Path, PathBuf};
 /// Encrypted keys, as the kernel has them: make, load, give another master key, show, export, check.
 ///
 /// An encrypted key is sealed with a master key (user:NAME or trusted:NAME) whenever it leaves the kernel; what leaves is its
-/// blob. With --master FILE a command does without the kernel's key service, as for the image of another machine.
+/// blob. With --master FILE a command does without the kernel's key service, as for the image of another machine; FILE holds the
+/// master key's bytes, or the blob of a trusted key, which a TPM unseals.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -72,15 +75,37 @@ pub(crate) fn parse_blob(text: &[u8], source: &str) -> Result<Blob, Failure> {
     })
 }
 
-/// The one master key whose bytes are in a file.
+/// The TPM that unseals a master key which is given as a trusted key's blob.
+#[derive(clap::Args)]
+struct Unsealing {
+    /// The TPM that unseals --master, where that is a trusted key's blob; without, /dev/tpmrm0
+    #[arg(long, value_name = "TPM", requires = "master")]
+    tpm: Option<TpmAddress>,
+    /// The authorisation value that unseals it is what F holds
+    #[arg(long, value_name = "F", requires = "master")]
+    master_auth: Option<PathBuf>,
+}
+
+/// The one master key whose bytes are in a file, or sealed in it.
 pub(crate) struct MasterFile {
     path: PathBuf,
     bytes: KeyMaterial,
 }
 
 impl MasterFile {
+    /// Reads the bytes.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         Ok(Self { path: path.to_owned(), bytes: read_secret(path)? })
+    }
+
+    /// Reads the bytes; those of a trusted key's blob are unsealed.
+    fn read_or_unseal(path: &Path, unsealing: &Unsealing) -> Result<Self, Failure> {
+        let bytes = read_secret(path)?;
+        let bytes = match BlobFile::of(path, bytes.as_bytes())? {
+            None => bytes,
+            Some(blob) => blob.unseal(unsealing.tpm.as_ref(), unsealing.master_auth.as_deref())?,
+        };
+        Ok(Self { path: path.to_owned(), bytes })
     }
 
     /// What is wrong with the file, where the blob opens with something that is easily mistaken for it.
@@ -163,7 +188,7 @@ fn refused_by_kernel(
             return Failure::lacking(format!(
                 "{what}: its master key is a trusted key, and this kernel has none (EOPNOTSUPP)"
             ))
-            .next("modprobe trusted; else a kernel with CONFIG_TRUSTED_KEYS, or a master key of type user");
+            .next("load it with --master BLOB, the trusted key's blob, which the TPM unseals for that moment; or modprobe trusted");
         }
         _ => return refused(Attempt::Sealed { key: what, keyring }, error),
     }

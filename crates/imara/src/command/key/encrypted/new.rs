@@ -1,6 +1,6 @@
 //! `imara key encrypted new`.
 
-use super::{MasterFile, blob_of, blob_words, document, not_made, refused_by_kernel};
+use super::{MasterFile, Unsealing, blob_of, blob_words, document, not_made, refused_by_kernel};
 use crate::command::CommandResult;
 use crate::command::change::Change;
 use crate::command::key::kept::{Into, Out, command_text};
@@ -33,9 +33,11 @@ pub struct New {
     /// The key's own bytes are those of F; `-` is standard input. Needs a master key of type user
     #[arg(long, value_name = "F")]
     payload: Option<PathBuf>,
-    /// Use the bytes of F as master key, and no kernel: the key is made for --out alone
+    /// Use the bytes of F as master key, or those sealed in it, and no kernel: the key is made for --out alone
     #[arg(long, value_name = "F", requires = "out", conflicts_with = "keyring")]
     master: Option<PathBuf>,
+    #[command(flatten)]
+    unsealing: Unsealing,
     #[command(flatten)]
     out: Out,
     #[command(flatten)]
@@ -53,7 +55,7 @@ impl New {
         let command = command_text("new", &self.words);
         self.out.check()?;
         if let Some(path) = &self.master {
-            let master = MasterFile::read(path)?;
+            let master = MasterFile::read_or_unseal(path, &self.unsealing)?;
             let blob = self.sealed(&command, &shown, &master)?;
             if !self.change.dry_run {
                 self.out.write(&blob.to_text())?;

@@ -1,6 +1,6 @@
 //! `imara key encrypted update`.
 
-use super::{MasterFile, blob_of, blob_words, document, find_key, not_made, parse_blob};
+use super::{MasterFile, Unsealing, blob_of, blob_words, document, find_key, not_made, parse_blob};
 use crate::command::CommandResult;
 use crate::command::change::Change;
 use crate::command::key::kept::{Out, command_text, read_blob};
@@ -35,6 +35,8 @@ pub struct Update {
     /// Use the bytes of F as the new master key, and no kernel
     #[arg(long, value_name = "F", requires = "master")]
     new_master: Option<PathBuf>,
+    #[command(flatten)]
+    unsealing: Unsealing,
     #[command(flatten)]
     out: Out,
     #[command(flatten)]
@@ -72,10 +74,10 @@ impl Update {
         let failure = |error| not_made(shown, &error);
         let path = Path::new(OsStr::new(&self.key));
         let blob = parse_blob(&read_blob(path)?, &printable(path))?;
-        let master = MasterFile::read(master)?;
+        let master = MasterFile::read_or_unseal(master, &self.unsealing)?;
         let mut key = EncryptedKey::open(&blob, &master.bytes).map_err(failure)?;
         key.update(command).map_err(failure)?;
-        let new_master = MasterFile::read(new_master)?;
+        let new_master = MasterFile::read_or_unseal(new_master, &self.unsealing)?;
         key.seal(&new_master.bytes).map_err(failure)
     }
 

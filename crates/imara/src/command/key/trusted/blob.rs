@@ -1,11 +1,16 @@
 //! A trusted key's blob in a file, in whichever form, and what is noted beside it.
 
 use super::super::kept::read_blob;
+use super::{how, not_done};
 use crate::command::paths::{printable, read_text};
 use crate::output::Failure;
+use imara_engine::keys::KeyMaterial;
+use imara_engine::keys::trusted::{PolicyKnowledge, TrustedKey};
 use imara_format::hash::{from_hex, to_hex};
 use imara_format::key_blob::sealed_key::{PEM_LABEL, SealedKey, SealedKeyError, TrustedBlob};
 use imara_format::key_blob::sealed_record::SealedRecord;
+use imara_format::key_blob::trusted::Options;
+use imara_linux::tpm_address::TpmAddress;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +34,31 @@ pub struct BlobFile {
 }
 
 impl BlobFile {
+    /// A file's content, if it is a sealed key; bytes that are no blob may be a key themselves.
+    ///
+    /// # Errors
+    /// What is noted beside it cannot be read.
+    pub fn of(path: &Path, content: &[u8]) -> Result<Option<Self>, Failure> {
+        match parse(content.trim_ascii()) {
+            Ok(blob) => Self::with_record(path, blob).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Unseals it for this process: the key goes nowhere else.
+    ///
+    /// # Errors
+    /// Why it is not unsealed.
+    pub fn unseal(self, tpm: Option<&TpmAddress>, auth: Option<&Path>) -> Result<KeyMaterial, Failure> {
+        let words = how::auth_words(auth)?;
+        let options = Options::parse(words.as_bytes()).map_err(|error| super::wrong_words(&self.shown, &error))?;
+        let known = PolicyKnowledge { record: self.record.as_ref(), pcrs: None };
+        let key = how::target(tpm).with(|tpm| {
+            TrustedKey::load(tpm, self.blob.clone(), &options, &known).map_err(|error| not_done(&self.shown, error))
+        })?;
+        Ok(key.into_material())
+    }
+
     /// Reads a blob: hexadecimal, PEM or DER. Its record is beside it, in `FILE.sealed`.
     ///
     /// # Errors
@@ -41,6 +71,11 @@ impl BlobFile {
                 "a blob is what `keyctl pipe` prints of a trusted key, hexadecimal, or a PEM file of a sealed key",
             )
         })?;
+        Self::with_record(path, blob)
+    }
+
+    fn with_record(path: &Path, blob: TrustedBlob) -> Result<Self, Failure> {
+        let shown = printable(path);
         let beside = record_path(path);
         let record = match path.as_os_str() != "-" && beside.is_file() {
             false => None,

@@ -41,23 +41,35 @@ impl Auths {
     /// # Errors
     /// A file cannot be read, or holds no such value.
     pub fn words(&self) -> Result<KeyMaterial, Failure> {
-        let mut text = Vec::with_capacity(256);
-        for (word, path) in [("blobauth", &self.auth), ("keyauth", &self.parent_auth)] {
-            let Some(path) = path else { continue };
-            let secret = read_secret(path)?;
-            let value = secret.as_bytes().strip_suffix(b"\n").unwrap_or(secret.as_bytes());
-            let usable = !value.iter().any(|byte| matches!(byte, 0 | b' ' | b'\t')) && AuthText::parse(value).is_ok();
-            if !usable {
-                return Err(Failure::failed(format!(
-                    "{}: no authorisation value: at most 20 characters without blanks, or 40 hexadecimal digits, are needed",
-                    printable(path)
-                )));
-            }
-            text.extend_from_slice(format!(" {word}=").as_bytes());
-            text.extend_from_slice(value);
-        }
-        Ok(KeyMaterial::new(text))
+        words(&[("blobauth", self.auth.as_deref()), ("keyauth", self.parent_auth.as_deref())])
     }
+}
+
+/// The kernel's word for a key's authorisation value, to be wiped.
+///
+/// # Errors
+/// The file cannot be read, or holds no such value.
+pub fn auth_words(auth: Option<&Path>) -> Result<KeyMaterial, Failure> {
+    words(&[("blobauth", auth)])
+}
+
+fn words(values: &[(&str, Option<&Path>)]) -> Result<KeyMaterial, Failure> {
+    let mut text = Vec::with_capacity(256);
+    for (word, path) in values {
+        let Some(path) = path else { continue };
+        let secret = read_secret(path)?;
+        let value = secret.as_bytes().strip_suffix(b"\n").unwrap_or(secret.as_bytes());
+        let usable = !value.iter().any(|byte| matches!(byte, 0 | b' ' | b'\t')) && AuthText::parse(value).is_ok();
+        if !usable {
+            return Err(Failure::failed(format!(
+                "{}: no authorisation value: at most 20 characters without blanks, or 40 hexadecimal digits, are needed",
+                printable(path)
+            )));
+        }
+        text.extend_from_slice(format!(" {word}=").as_bytes());
+        text.extend_from_slice(value);
+    }
+    Ok(KeyMaterial::new(text))
 }
 
 /// The PCRs that a new blob is sealed to.

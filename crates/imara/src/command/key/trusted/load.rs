@@ -10,9 +10,10 @@ use crate::command::CommandResult;
 use crate::command::change::Change;
 use crate::command::key::kept::{Into, command_text};
 use crate::command::paths::printable_bytes;
-use crate::output::Failure;
+use crate::output::{Failure, Outcome};
 use imara_engine::keys::KeyMaterial;
 use imara_engine::keys::trusted::{PolicyKnowledge, TrustedKey};
+use imara_format::key::KeySerial;
 use imara_format::key_blob::trusted::{Command, Options};
 use imara_format::tpm::PcrSelection;
 use imara_linux::key_service::KeyType;
@@ -57,6 +58,12 @@ impl Load {
     /// # Errors
     /// What the command could not do.
     pub fn run(self) -> CommandResult {
+        let loaded = self.load()?;
+        Ok(self.tell(&loaded))
+    }
+
+    /// Unseals the key.
+    fn load(&self) -> Result<Loaded, Failure> {
         let name = self.name.as_bytes();
         let shown = printable_bytes(name);
         let file = BlobFile::read(&self.blob)?;
@@ -84,6 +91,12 @@ impl Load {
                 }
             }
         };
+        Ok(Loaded { key: serial, kind, file })
+    }
+
+    fn tell(&self, loaded: &Loaded) -> Outcome {
+        let Loaded { key: serial, kind, file } = loaded;
+        let shown = printable_bytes(self.name.as_bytes());
         let told = json!({
             "name": shown,
             "loaded": serial.is_some(),
@@ -92,9 +105,18 @@ impl Load {
         });
         let words = blob_words(&file.blob, file.record.as_ref());
         let text = match serial {
-            Some(serial) => new::told(&shown, serial, kind, &self.into.keyring, &words),
+            Some(serial) => new::told(&shown, *serial, *kind, &self.into.keyring, &words),
             None => format!("would load {shown}: {words}\n"),
         };
-        Ok(self.change.report(text, &document(told, &file.blob, file.record.as_ref())))
+        self.change.report(text, &document(told, &file.blob, file.record.as_ref()))
     }
+}
+
+/// What was loaded.
+struct Loaded {
+    /// The key, unless it was only tried.
+    key: Option<KeySerial>,
+    /// The type that this kernel has for it.
+    kind: KeyType,
+    file: BlobFile,
 }

@@ -9,6 +9,8 @@ mod new;
 mod show;
 mod update;
 
+pub use blob::BlobFile;
+
 use crate::command::CommandResult;
 use crate::output::Failure;
 use imara_engine::keys::trusted::{Mismatch, TrustedKeyError};
@@ -78,7 +80,7 @@ fn next(error: &TrustedKeyError) -> &'static str {
     match error {
         TrustedKeyError::NoParent => "name it: keyhandle=0x81000001, or --parent srk-p256",
         TrustedKeyError::ParentMissing { .. } => {
-            "imara tpm srk keeps a storage root key there; or take one that is there, or --parent srk-p256, which needs none"
+            "imara tpm srk create keeps a storage root key there; or take one that is there, or --parent srk-p256, which needs none"
         }
         TrustedKeyError::NotStorage { .. } => "name a storage key: imara tpm status lists what is kept in the TPM",
         TrustedKeyError::NotOpened { cause: Mismatch::Damaged, .. } => "take the blob from a backup",

@@ -66,6 +66,12 @@ impl New {
     /// # Errors
     /// What the command could not do.
     pub fn run(self) -> CommandResult {
+        let made = self.make()?;
+        Ok(self.tell(&made))
+    }
+
+    /// Makes the key and keeps its blob.
+    fn make(&self) -> Result<Made, Failure> {
         let name = self.name.as_bytes();
         let shown = printable_bytes(name);
         if self.out.out.is_none() {
@@ -121,16 +127,12 @@ impl New {
                 }
             })?;
         }
-        Ok(self.tell(serial.map(|serial| (serial, kind)), &blob, &record, &shown))
+        Ok(Made { key: serial.map(|serial| (serial, kind)), blob, record })
     }
 
-    fn tell(
-        &self,
-        key: Option<(KeySerial, KeyType)>,
-        blob: &TrustedBlob,
-        record: &SealedRecord,
-        shown: &str,
-    ) -> Outcome {
+    fn tell(&self, made: &Made) -> Outcome {
+        let Made { key, blob, record } = made;
+        let shown = printable_bytes(self.name.as_bytes());
         let place = self.out.place();
         let document_of = json!({
             "name": shown,
@@ -143,11 +145,21 @@ impl New {
         let place = place.map(|place| format!("; blob in {place}")).unwrap_or_default();
         let text = match (key, self.change.dry_run) {
             (_, true) => format!("would make {shown}: {words}{place}\n"),
-            (Some((serial, kind)), false) => told(shown, serial, kind, &self.into.keyring, &format!("{words}{place}")),
+            (Some((serial, kind)), false) => {
+                told(&shown, *serial, *kind, &self.into.keyring, &format!("{words}{place}"))
+            }
             (None, false) => format!("{shown}: {words}{place}\n"),
         };
         self.out.report(&self.change, text, &document(document_of, blob, Some(record)))
     }
+}
+
+/// What was made.
+struct Made {
+    /// The key, where it went into a keyring.
+    key: Option<(KeySerial, KeyType)>,
+    blob: TrustedBlob,
+    record: SealedRecord,
 }
 
 /// How a key is sealed: under which parent, with which options, to which PCRs.

@@ -159,6 +159,9 @@ fn parent_words(blob: &TrustedBlob) -> String {
         TrustedBlob::Key(SealedKey { parent: OWNER, rsa_parent, .. }) => {
             format!("the storage root key made each time ({})", if *rsa_parent { "RSA-2048" } else { "P-256" })
         }
+        TrustedBlob::Key(SealedKey { parent, .. }) if parent >> 24 == 0x80 => {
+            format!("a key that was loaded for that moment ({parent:#010x}); the blob in its file names it for good")
+        }
         TrustedBlob::Key(SealedKey { parent, .. }) => format!("{parent:#010x}"),
     }
 }

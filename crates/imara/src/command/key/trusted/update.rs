@@ -8,7 +8,6 @@ use super::{kernel, not_done, wrong_words};
 use crate::command::CommandResult;
 use crate::command::change::Change;
 use crate::command::key::kept::{Out, command_text};
-use crate::command::key::secret::read_secret;
 use crate::command::paths::printable_bytes;
 use crate::output::{Failure, warn};
 use imara_engine::keys::KeyMaterial;
@@ -133,17 +132,8 @@ impl Update {
         shown: &str,
     ) -> Result<(TrustedBlob, SealedRecord), Failure> {
         let failure = |error| not_done(shown, error);
-        let old_auth = match &self.old_auth {
-            None => KeyMaterial::new(b"update".to_vec()),
-            Some(path) => {
-                let secret = read_secret(path)?;
-                let value = secret.as_bytes().strip_suffix(b"\n").unwrap_or(secret.as_bytes());
-                KeyMaterial::new([b"update blobauth=", value].concat())
-            }
-        };
-        let Ok(Command::Update { options: old }) = Command::parse(old_auth.as_bytes()) else {
-            return Err(Failure::failed("--old-auth: at most 20 characters without blanks, or 40 digits, are needed"));
-        };
+        let old_auth = how::auth_words(self.old_auth.as_deref())?;
+        let old = Options::parse(old_auth.as_bytes()).map_err(|error| wrong_words(shown, &error))?;
         let old = Options { parent: options.parent, parent_auth: options.parent_auth, ..old };
         let known = PolicyKnowledge { record: file.record.as_ref(), pcrs: self.old_pcrs.as_ref() };
         let mut key = TrustedKey::load(tpm, file.blob.clone(), &old, &known).map_err(failure)?;
