@@ -1,8 +1,70 @@
 //! What a command tells: exit statuses, errors for people, `--json`.
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
+
+/// How much is told, and in which colours; every command takes it.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Telling {
+    /// Print nothing but errors
+    #[arg(short, long, global = true, display_order = 900)]
+    pub quiet: bool,
+    /// Tell on standard error what is read and asked on the way
+    #[arg(short, long, global = true, display_order = 901)]
+    pub verbose: bool,
+    /// Colour errors and warnings; NO_COLOR in the environment turns `auto` off
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, display_order = 902)]
+    pub color: Color,
+}
+
+/// When errors and warnings have colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Color {
+    /// On a terminal
+    #[default]
+    Auto,
+    /// Everywhere
+    Always,
+    /// Nowhere
+    Never,
+}
+
+static TELLING: OnceLock<Telling> = OnceLock::new();
+
+/// Sets how much is told; the first call counts.
+pub fn set_telling(telling: Telling) {
+    let _ = TELLING.set(telling);
+}
+
+fn telling() -> Telling {
+    TELLING.get().copied().unwrap_or_default()
+}
+
+fn is_coloured() -> bool {
+    match telling().color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            !unwanted && std::io::stderr().is_terminal()
+        }
+    }
+}
+
+/// A word in a colour of the terminal's, where that is wanted: 31 is red, 33 yellow.
+fn coloured(code: u8, word: &str) -> String {
+    if is_coloured() { format!("\x1b[1;{code}m{word}\x1b[0m") } else { word.to_owned() }
+}
+
+/// Tells on standard error, where `--verbose` asks for it, what is done on the way.
+pub fn tell(what: impl Display) {
+    if telling().verbose {
+        // As for errors.
+        let _ = writeln!(std::io::stderr().lock(), "imara: {}", shown(&what.to_string()));
+    }
+}
 
 /// How a command ended. The number is the exit status, and scripts rely on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -65,7 +127,7 @@ impl Failure {
 pub fn complain(failure: &Failure) {
     let mut stderr = std::io::stderr().lock();
     // Nothing is left to tell anybody when standard error is gone.
-    let _ = writeln!(stderr, "imara: {}", shown(&failure.what));
+    let _ = writeln!(stderr, "{} {}", coloured(31, "imara:"), shown(&failure.what));
     if !failure.next.is_empty() {
         let _ = writeln!(stderr, "       next: {}", shown(&failure.next));
     }
@@ -74,7 +136,7 @@ pub fn complain(failure: &Failure) {
 /// Prints a warning for people on standard error.
 pub fn warn(what: impl Display) {
     // As above.
-    let _ = writeln!(std::io::stderr().lock(), "imara: warning: {}", shown(&what.to_string()));
+    let _ = writeln!(std::io::stderr().lock(), "imara: {} {}", coloured(33, "warning:"), shown(&what.to_string()));
 }
 
 /// Without the control characters that a name may hold which somebody else has chosen.
@@ -84,6 +146,9 @@ fn shown(text: &str) -> String {
 
 /// Writes to standard output; a reader that went away (`| head`) ends the program quietly, as tools do.
 pub fn print(text: impl Display) {
+    if telling().quiet {
+        return;
+    }
     let mut stdout = std::io::stdout().lock();
     if write!(stdout, "{text}").and_then(|()| stdout.flush()).is_err() {
         std::process::exit(Outcome::Failed as i32);

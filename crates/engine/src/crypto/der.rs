@@ -45,6 +45,23 @@ pub(super) fn missing(bytes: &[u8]) -> Option<usize> {
     (element.size > bytes.len()).then_some(element.size)
 }
 
+/// What bytes are instead that do not begin as DER; `None` for those that do. Nothing of them is told, for they may be a key
+/// in another form.
+pub(super) fn instead(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [] => Some("it is empty"),
+        [SEQUENCE, ..] => None,
+        [0x7f, b'E', b'L', b'F', ..] => Some("it is an ELF file"),
+        _ if bytes.starts_with(b"ssh-") || bytes.starts_with(b"ecdsa-sha2-") => Some("it is an OpenSSH key"),
+        _ => match std::str::from_utf8(bytes) {
+            Ok(text) if !text.contains(|letter: char| letter.is_control() && !letter.is_whitespace()) => {
+                Some("it is text without a BEGIN line")
+            }
+            _ => Some("it does not begin with a SEQUENCE, as DER does"),
+        },
+    }
+}
+
 /// An element with these contents.
 pub(super) fn element(tag: u8, contents: &[&[u8]]) -> Vec<u8> {
     let contents = contents.concat();

@@ -62,6 +62,9 @@ impl PublicKey {
         if let Some(stated) = der::missing(bytes) {
             return Err(KeyError::Truncated { found: bytes.len(), stated });
         }
+        if let Some(instead) = der::instead(bytes) {
+            return Err(KeyError::NotAPublicKey(instead.into()));
+        }
         let bare = || PKey::from_rsa(Rsa::public_key_from_der_pkcs1(bytes)?);
         match X509::from_der(bytes) {
             Ok(certificate) => Self::from_certificate(&certificate),

@@ -108,6 +108,9 @@ impl SigningKey {
         if let Some(stated) = der::missing(bytes) {
             return Err(KeyError::Truncated { found: bytes.len(), stated });
         }
+        if let Some(instead) = der::instead(bytes) {
+            return Err(KeyError::NotAPrivateKey(instead.into()));
+        }
         if let Ok(key) = PKey::private_key_from_der(bytes) {
             return Self::new(key);
         }

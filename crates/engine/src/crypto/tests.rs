@@ -137,3 +137,19 @@ fn a_key_in_a_token_signs_as_one_in_a_file_and_never_leaves_it() {
         Token { public: junk, key: PKey::from_rsa(Rsa::generate(1024).unwrap()).unwrap(), signed: Arc::default() };
     assert!(matches!(SigningKey::in_token(Box::new(token)), Err(KeyError::NotAPublicKey(_))));
 }
+
+#[test]
+fn bytes_that_are_no_key_are_told_by_what_they_are_and_nothing_of_them_is_shown() {
+    for (bytes, said) in [
+        (&b""[..], "it is empty"),
+        (b"\x7fELF\x02\x01", "it is an ELF file"),
+        (b"ssh-rsa AAAA me@here", "it is an OpenSSH key"),
+        (b"my secret\n", "it is text without a BEGIN line"),
+        (&[0x9c; 32], "it does not begin with a SEQUENCE, as DER does"),
+    ] {
+        let public = PublicKey::from_bytes(bytes).unwrap_err().to_string();
+        assert_eq!(public, format!("neither a certificate nor a public key, in DER or PEM ({said})"));
+        let private = SigningKey::from_bytes(bytes, None).unwrap_err().to_string();
+        assert_eq!(private, format!("no private key in PEM or DER ({said})"));
+    }
+}

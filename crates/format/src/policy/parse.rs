@@ -240,10 +240,13 @@ impl PolicyErrorKind {
                 let actions = Action::ALL.iter().map(|action| action.name()).chain(["permit_directio"]);
                 match value {
                     _ if KEYS.contains(&key) => Some(format!("write `{key}=VALUE`, without blanks")),
-                    Some(value) => nearest(key, KEYS.iter().copied()).map(|key| format!("did you mean `{key}={value}`?")),
+                    Some(value) => Some(match nearest(key, KEYS.iter().copied()) {
+                        Some(key) => format!("did you mean `{key}={value}`?"),
+                        None => format!("conditions and options are {}", KEYS.join(", ")),
+                    }),
                     None => nearest(key, actions).map(|word| format!("did you mean `{word}`?")),
                 }
-                .unwrap_or_default()
+                .unwrap_or_else(|| "a rule is an action, such as `measure`, and conditions, such as `func=BPRM_CHECK`".into())
             }
             Self::UnknownValue { value, .. } if value.ends_with('\r') => "end lines with LF alone, not CR LF".into(),
             Self::UnknownValue { key: "func", value } => {
@@ -319,8 +322,18 @@ fn nearest<'a>(found: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a 
         .map(|(_, word)| word)
 }
 
-/// How many letters must be changed, added or removed to make `b` of `a`.
+/// How many letters must be changed, added or removed to make `b` of `a`; two neighbours that are swapped count once.
 fn distance(a: &str, b: &str) -> usize {
+    let (letters, others) = (a.as_bytes(), b.as_bytes());
+    let swapped = letters.len() == others.len()
+        && letters.iter().zip(others).filter(|(letter, other)| letter != other).count() == 2
+        && letters
+            .windows(2)
+            .zip(others.windows(2))
+            .any(|(pair, other)| matches!((pair, other), ([a, b], [c, d]) if a == d && b == c && a != b));
+    if swapped {
+        return 1;
+    }
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (index, letter) in a.bytes().enumerate() {
         let (mut diagonal, mut left) = (index, index.saturating_add(1));

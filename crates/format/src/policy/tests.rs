@@ -211,6 +211,12 @@ fn an_error_names_the_place_and_the_next_step() {
     for (line, message, hint) in [
         ("measure  fnc=X", "line 1, column 10: `fnc=X` is not a word of the policy language", "did you mean `func=X`?"),
         ("mesure", "line 1, column 1: `mesure` is not a word of the policy language", "did you mean `measure`?"),
+        ("measure fnuc=X", "line 1, column 9: `fnuc=X` is not a word of the policy language", "did you mean `func=X`?"),
+        (
+            "measure everything",
+            "line 1, column 9: `everything` is not a word of the policy language",
+            "a rule is an action, such as `measure`, and conditions, such as `func=BPRM_CHECK`",
+        ),
         (
             "measure func = X",
             "line 1, column 9: `func` is not a word of the policy language",

@@ -2,9 +2,10 @@
 
 use super::paths::{printable, read};
 use super::signing::warn_if_expired;
-use crate::output::{Failure, warn};
+use crate::output::{Failure, tell, warn};
 use imara_engine::crypto::PublicKey;
 use imara_engine::keyring::Keyring;
+use imara_format::hash::to_hex;
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,10 @@ pub fn read_keyring(named: &[PathBuf], default: &str) -> Result<Keyring, Failure
 fn read_public_key(path: &Path) -> Result<PublicKey, Failure> {
     let failure = |error: &dyn Display| Failure::failed(format!("{}: {error}", printable(path)));
     let bytes = read(path).map_err(|error| failure(&error))?;
-    let key = PublicKey::from_bytes(&bytes).inspect(|key| warn_if_expired(&printable(path), key.certificate()));
+    let key = PublicKey::from_bytes(&bytes).inspect(|key| {
+        warn_if_expired(&printable(path), key.certificate());
+        tell(format_args!("{}: the key with id {}, {}", printable(path), to_hex(&key.key_id()), key.kind()));
+    });
     key.map_err(|error| {
         failure(&error)
             .next("-k takes a certificate or a public key, as x509_ima.der or pubkey_ima.pem, or a folder of them")

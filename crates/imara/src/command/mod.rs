@@ -1,6 +1,6 @@
 //! The command line: one subcommand a file.
 
-use crate::output::{Failure, Outcome, complain};
+use crate::output::{self, Failure, Outcome, Telling, complain};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -43,6 +43,8 @@ pub mod verity;
 #[derive(Parser)]
 #[command(name = "imara", version, propagate_version = true)]
 pub struct Imara {
+    #[command(flatten)]
+    telling: Telling,
     #[command(subcommand)]
     command: Command,
 }
@@ -118,6 +120,7 @@ pub type CommandResult = Result<Outcome, Failure>;
 /// Runs `imara` with the process's arguments.
 pub fn main() -> ExitCode {
     let imara = Imara::parse();
+    output::set_telling(imara.telling);
     finish(match imara.command {
         Command::Key(arguments) => key::run(arguments),
         Command::Keyring(arguments) => keyring::run(arguments),
@@ -150,4 +153,39 @@ fn finish(result: CommandResult) -> ExitCode {
             failure.outcome
         })
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Every visible command that has none below it, by its words, and which of `wanted` it lacks.
+    fn lacking(command: &clap::Command, words: &str, wanted: &str, found: &mut Vec<String>) {
+        let below: Vec<_> =
+            command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help").collect();
+        for below in &below {
+            lacking(below, &format!("{words} {}", below.get_name()), wanted, found);
+        }
+        if below.is_empty() && !command.get_arguments().any(|argument| argument.get_long() == Some(wanted)) {
+            found.push(words.trim_start().to_owned());
+        }
+    }
+
+    #[test]
+    fn every_command_takes_what_all_take() {
+        let mut imara = Imara::command();
+        imara.build();
+        for (option, but) in [
+            ("quiet", &[][..]),
+            ("verbose", &[]),
+            ("color", &[]),
+            // These print a form of their own that is asked for, or nothing.
+            ("json", &["guard", "measurement convert"]),
+        ] {
+            let mut found = Vec::new();
+            lacking(&imara, "", option, &mut found);
+            assert_eq!(found, but, "--{option}");
+        }
+    }
 }

@@ -3,9 +3,9 @@
 use super::key::Passphrase;
 use super::paths::read;
 use super::token;
-use crate::output::{Failure, warn};
+use crate::output::{Failure, tell, warn};
 use imara_engine::crypto::{Certificate, KeyError, PublicKey, SigningKey};
-use imara_format::hash::{HashAlgorithm, from_hex};
+use imara_format::hash::{HashAlgorithm, from_hex, to_hex};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,13 @@ impl Key {
         let key = self.key.as_deref().unwrap_or(Path::new(default));
         let signing_key = read_key(key, self.key.is_none(), &self.passphrase)?;
         let key_id = self.key_id(key, &signing_key)?;
+        // A token's URI may hold its PIN.
+        let name = if key.as_os_str().as_bytes().starts_with(b"pkcs11:") {
+            "a token".into()
+        } else {
+            key.display().to_string()
+        };
+        tell(format_args!("signing with the key in {name}, id {}", to_hex(&key_id)));
         Ok((signing_key, key_id))
     }
 

@@ -20,7 +20,7 @@
 use super::live_policy::Load;
 use super::runtime::SOCKET;
 use super::tracing;
-use crate::output::{Failure, Outcome};
+use crate::output::{Failure, Outcome, tell};
 use imara_linux::local_socket;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -138,6 +138,7 @@ fn ask_within(directory: &Path, request: &Request, prompt: Duration) -> Result<V
         _ => AskError::NoGuard(no_guard(&socket, &error)),
     })?;
     let pid = local_socket::listener(&stream).ok();
+    tell(format_args!("asking the guard at {}, process {}", socket.display(), pid.unwrap_or_default()));
     let broken = |error: std::io::Error| match error.kind() {
         ErrorKind::WouldBlock => silent(pid, &format_args!("it has taken no request for {} s", prompt.as_secs())),
         _ => silent(pid, &error),

@@ -8,7 +8,7 @@ mod write;
 pub use verify::{prove_file, why_not_proven};
 
 use super::{CommandResult, pcr_files};
-use crate::output::Failure;
+use crate::output::{Failure, tell};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::File;
@@ -161,6 +161,7 @@ impl Source {
     }
 
     fn open(&self) -> Result<Pieces, Failure> {
+        tell(format_args!("reading the list from {}", self.name()));
         let (input, size): (Box<dyn Read>, _) = match self {
             Self::StandardInput => (Box::new(io::stdin()), None),
             Self::File(path) | Self::Guard(path) | Self::Kernel(path) => {
