@@ -125,6 +125,11 @@ fn a_live_tpm_that_was_extended_by_the_log_is_met() {
         let replayed = pcr["replayed"].as_str().unwrap();
         assert!(theirs.contains(&format!("0x{replayed}")), "{pcr}");
     }
+    // A bank that the log says nothing of.
+    let older = path("seabios-tpm12.bin");
+    let output = tpm.imara(&["event-log", &older, "--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["banks_without_log"], json!([{ "bank": "sha256", "extended": true }]));
     // Extended once more, by somebody else.
     tpm.expect(0, &["extend", "4", "--file", "/bin/true"]);
     let said = tpm.expect(1, &["event-log", &log]);

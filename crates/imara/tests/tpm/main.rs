@@ -1,5 +1,6 @@
 //! `imara tpm`, run as a program on a software TPM, with tpm2-tools as the second opinion.
 
+mod bad_days;
 mod changing;
 mod killed;
 mod logs;

@@ -79,6 +79,7 @@ pub fn run(arguments: Arguments) -> CommandResult {
     let rows = rows(&log, &claims)?;
     let missing: Vec<(HashAlgorithm, usize)> = missing(&log)?;
     let changed = contradictions(&log)?;
+    let unlogged = unlogged(&log, &claims);
     let differ: Vec<&Row> = rows.iter().filter(|row| row.agreement == Agreement::Different).collect();
     if arguments.json {
         print_json(&json!({
@@ -93,6 +94,10 @@ pub fn run(arguments: Arguments) -> CommandResult {
             "pcrs": rows.iter().map(Row::document).collect::<Vec<_>>(),
             "compared": !claims.is_empty(),
             "events_whose_data_differ": changed,
+            "banks_without_log": unlogged.iter().map(|(bank, extended)| json!({
+                "bank": bank.to_string(),
+                "extended": extended,
+            })).collect::<Vec<_>>(),
             "error": malformed.as_ref().map(ToString::to_string),
         }));
     } else if !arguments.quiet {
@@ -100,6 +105,16 @@ pub fn run(arguments: Arguments) -> CommandResult {
         for (bank, count) in &missing {
             print(format_args!(
                 "{bank}: {count} events have no digest for this bank, so it cannot be proven by this log\n"
+            ));
+        }
+        for (bank, extended) in &unlogged {
+            print(format_args!(
+                "{bank}: the log has no digests for this bank{}\n",
+                match extended {
+                    true => ", which was extended all the same: it cannot be proven",
+                    false =>
+                        ", which the firmware has not extended: whoever runs now can extend it with anything, so do not rely on it",
+                }
             ));
         }
         for event in &changed {
@@ -214,6 +229,16 @@ fn missing(log: &EventLog) -> Result<Vec<(HashAlgorithm, usize)>, Failure> {
         }
     }
     Ok(missing)
+}
+
+/// Banks with PCRs that the log knows nothing of, and whether one of the firmware's was extended.
+fn unlogged(log: &EventLog, claims: &PcrValues) -> Vec<(HashAlgorithm, bool)> {
+    /// The firmware's PCRs.
+    const FIRMWARES: std::ops::Range<u32> = 0..8;
+    let known = log.banks();
+    let banks = claims.banks().into_iter().filter(|bank| !log.events.is_empty() && !known.contains(bank));
+    let extended = |bank| FIRMWARES.filter_map(|pcr| claims.value(bank, pcr)).any(|value| !value.is_zero());
+    banks.map(|bank| (bank, extended(bank))).collect()
 }
 
 /// Events, counted from 1, whose data are not what their digests are of.
