@@ -88,7 +88,7 @@ impl XattrList {
         for xattr in &mut list.0 {
             xattr.enabled = false;
         }
-        for name in text.lines().filter(|name| !name.is_empty()) {
+        for name in text.split('\n').filter(|name| !name.is_empty()) {
             list.enable(name);
         }
         list
