@@ -3,8 +3,8 @@
 //! Source: security/integrity/evm/evm_secfs.c.
 
 use imara_format::evm::{EvmMode, MODE_FILE, XATTRS_FILE, XattrList};
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
 /// The mode; `None` on a kernel without EVM, or where securityfs is not mounted. Whether it is locked the kernel does not show.
@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 /// # Errors
 /// EACCES, as for everybody but root.
 pub fn mode() -> io::Result<Option<EvmMode>> {
-    match std::fs::read_to_string(MODE_FILE) {
+    match read(MODE_FILE) {
         Ok(text) => EvmMode::parse(text.trim_end().as_bytes()).map(Some).map_err(io::Error::other),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -32,7 +32,7 @@ pub fn write_mode(mode: EvmMode) -> io::Result<()> {
 /// # Errors
 /// What reading says.
 pub fn xattrs() -> io::Result<Option<(XattrList, bool)>> {
-    match std::fs::read_to_string(XATTRS_FILE) {
+    match read(XATTRS_FILE) {
         Ok(text) => {
             // Locking takes the permission to write away.
             let locked = std::fs::metadata(XATTRS_FILE)?.permissions().mode() & 0o222 == 0;
@@ -49,6 +49,14 @@ pub fn xattrs() -> io::Result<Option<(XattrList, bool)>> {
 /// EEXIST, EPERM where it is locked, EINVAL, E2BIG.
 pub fn write_xattrs(text: &str) -> io::Result<()> {
     write(XATTRS_FILE, text.as_bytes())
+}
+
+/// In one read: a second one finds the end, however little the first one took.
+fn read(path: &str) -> io::Result<String> {
+    let mut bytes = vec![0; 1 << 16];
+    let length = File::open(path)?.read(&mut bytes)?;
+    bytes.truncate(length);
+    String::from_utf8(bytes).map_err(io::Error::other)
 }
 
 /// In one write: each is a request.

@@ -1,12 +1,17 @@
 //! `imara sign`.
 
 use super::CommandResult;
+use super::evm::metadata::Looker;
+use super::evm::rules;
+use super::evm::sign::Metadata;
 use super::labelling::{self, Labeller, Labelling, Plan, content_place};
 use super::paths::printable;
 use super::signing::{IMA_KEY, Signer};
 use crate::output::Failure;
 use imara_engine::crypto::SigningKey;
+use imara_engine::evm::sign::SignatureForm;
 use imara_engine::label;
+use imara_format::evm::SECURITY_IMA;
 use imara_format::hash::{Digest, to_hex};
 use imara_format::journal::Place;
 use imara_format::label::Label;
@@ -32,6 +37,18 @@ pub struct Arguments {
     /// Write to user.ima, not to security.ima: needs no privilege, and no kernel looks at it
     #[arg(long)]
     xattr_user: bool,
+    /// Sign the metadata, too: owner, mode and security attributes with the new security.ima, in security.evm, with the same key; both
+    /// labels or none. With =portable the signature moves with the file, and nothing that it covers may change from then on
+    #[arg(
+        long,
+        value_name = "KIND",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "bound",
+        value_parser = ["bound", "portable"],
+        conflicts_with_all = ["sigfile", "xattr_user"]
+    )]
+    evm: Option<String>,
     /// Leave files alone that have a good signature by this key over the same hash: that is found out much faster than signing
     #[arg(long)]
     only_wrong: bool,
@@ -45,15 +62,26 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     // A wrong command line is told before a passphrase is asked for.
     arguments.run.paths.some()?;
     let (key, key_id) = arguments.signer.find(IMA_KEY)?;
-    let place = [content_place(arguments.xattr_user, arguments.sigfile)];
-    labelling::run(&arguments.run, &Sign { arguments, key, key_id, place })
+    let mut places = vec![content_place(arguments.xattr_user, arguments.sigfile)];
+    let metadata = match arguments.evm.as_deref() {
+        None => None,
+        Some(kind) => {
+            places.push(Place::SecurityEvm);
+            let form = SignatureForm { portable: kind == "portable", ..SignatureForm::default() };
+            let looker = Looker::new(rules::this_machine()?);
+            Some(Metadata { looker, form, algorithm: arguments.signer.algorithm, key_id })
+        }
+    };
+    labelling::run(&arguments.run, &Sign { arguments, key, key_id, places, metadata })
 }
 
 struct Sign<'a> {
     arguments: &'a Arguments,
     key: SigningKey,
     key_id: [u8; 4],
-    place: [Place; 1],
+    places: Vec<Place>,
+    /// How metadata is signed, if it is.
+    metadata: Option<Metadata>,
 }
 
 impl Labeller for Sign<'_> {
@@ -61,13 +89,13 @@ impl Labeller for Sign<'_> {
     type Thread = Option<SigningKey>;
 
     fn places(&self) -> &[Place] {
-        &self.place
+        &self.places
     }
 
     fn purpose(&self) -> String {
-        let [place] = self.place;
-        let place = place.attribute().unwrap_or("FILE.sig");
-        format!("sign {} {} {place}", self.arguments.signer.algorithm, to_hex(&self.key_id))
+        let place = self.places.first().and_then(|place| place.attribute()).unwrap_or("FILE.sig");
+        let metadata = self.metadata.as_ref().map(|metadata| format!(", {}", metadata.purpose())).unwrap_or_default();
+        format!("sign {} {} {place}{metadata}", self.arguments.signer.algorithm, to_hex(&self.key_id))
     }
 
     fn done(&self) -> &'static str {
@@ -88,18 +116,32 @@ impl Labeller for Sign<'_> {
         let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{}: {what}", printable(file.path)));
         let digest = file.digest(self.arguments.signer.algorithm, step).map_err(|error| failure(&error))?;
         let key = thread.as_ref().unwrap_or(&self.key);
-        if let (Some(old), true) = (old.first().and_then(Option::as_deref), self.arguments.only_wrong)
-            && self.is_right(old, &digest, key)
-        {
+        let kept = old
+            .first()
+            .and_then(Option::as_ref)
+            .filter(|old| self.arguments.only_wrong && self.is_right(old, &digest, key));
+        let label = match kept {
+            Some(label) => label.clone(),
+            None => label::sign(&digest, key, Some(self.key_id)).map_err(|error| failure(&error))?,
+        };
+        let mut labels = vec![Some(label)];
+        if let Some(metadata) = &self.metadata {
+            labels.push(Some(self.metadata_label(metadata, file, &labels, old, key)?));
+        }
+        if kept.is_some() && labels == old {
             return Ok(Plan::Right { digest: Some(digest) });
         }
-        let label = label::sign(&digest, key, Some(self.key_id)).map_err(|error| failure(&error))?;
-        Ok(Plan::Set { labels: vec![Some(label)], digest: Some(digest), even_if_equal: false })
+        Ok(Plan::Set { labels, digest: Some(digest), even_if_equal: false })
     }
 
     fn details(&self, digest: Option<&Digest>) -> String {
         let algorithm = digest.map(|digest| format!("{}, ", digest.algorithm())).unwrap_or_default();
-        format!("{algorithm}key id {}", to_hex(&self.key_id))
+        let metadata = match &self.metadata {
+            None => "",
+            Some(metadata) if metadata.form.portable => ", with its metadata, portable",
+            Some(_) => ", with its metadata",
+        };
+        format!("{algorithm}key id {}{metadata}", to_hex(&self.key_id))
     }
 
     fn numbers(&self, numbers: &mut Map<String, Value>) {
@@ -108,6 +150,25 @@ impl Labeller for Sign<'_> {
 }
 
 impl Sign<'_> {
+    /// The label over the metadata as they will be with the first label; the old one where it is that and may stay.
+    fn metadata_label(
+        &self,
+        metadata: &Metadata,
+        file: &TreeFile<'_>,
+        labels: &[Option<Vec<u8>>],
+        old: &[Option<Vec<u8>>],
+        key: &SigningKey,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut snapshot = metadata.looker.look(file, file.path)?;
+        if let Some(Some(label)) = labels.first() {
+            snapshot.xattrs.insert(SECURITY_IMA.to_owned(), label.clone());
+        }
+        match old.get(1) {
+            Some(Some(old)) if self.arguments.only_wrong && metadata.is_right(old, &snapshot, key) => Ok(old.clone()),
+            _ => Ok(metadata.sign(file, &snapshot, key)?.0),
+        }
+    }
+
     /// Whether a label is what would be made, but for what chance brings into an ECDSA signature.
     fn is_right(&self, label: &[u8], digest: &Digest, key: &SigningKey) -> bool {
         match Label::parse_ima(label) {

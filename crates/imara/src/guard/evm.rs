@@ -15,6 +15,7 @@ use imara_format::hash::to_hex;
 use imara_linux::evm_key::Keeping;
 use imara_linux::files;
 use imara_linux::kept::Kept;
+use imara_linux::kernel_evm;
 use imara_linux::opened::OpenedFile;
 use serde_json::{Value, json};
 use std::os::fd::AsFd;
@@ -56,9 +57,33 @@ pub fn start(config: &EvmConfig, notes: &mut Vec<String>) -> Result<Arc<Evm>, Fa
         notes.push("evm-fix: whatever is changed gets a good EVM label, for setting up alone".into());
     }
     if config.mode != EvmMode::NONE {
-        evm.write_mode(config.mode.0.to_string().as_bytes()).map_err(|error| refused(&error))?;
+        let mode = evm.write_mode(config.mode.0.to_string().as_bytes()).map_err(|error| refused(&error))?;
+        notes.extend(kernel_takes_hmacs(mode));
     }
     Ok(Arc::new(evm))
+}
+
+/// Has the kernel's own EVM take HMACs by hand, where it does nothing else; what is to be said of it.
+///
+/// It refuses them even where it has no key, as long as the bit for that is not set.
+fn kernel_takes_hmacs(mode: EvmMode) -> Option<String> {
+    let kernel = kernel_evm::mode().ok().flatten().filter(|_| mode.contains(EvmMode::HMAC))?;
+    let how = "imara evm enable allow-metadata-writes --provider kernel";
+    if kernel.contains(EvmMode::HMAC) {
+        return Some("the kernel's EVM makes its own HMACs: the guard judges them, and needs the same key".into());
+    }
+    if kernel.contains(EvmMode::ALLOW_METADATA_WRITES) {
+        return None;
+    }
+    if kernel != EvmMode::NONE {
+        return Some(format!(
+            "the kernel's EVM ({kernel}) takes no HMACs by hand, so that the guard's labels cannot follow changes: {how}"
+        ));
+    }
+    Some(match kernel_evm::write_mode(EvmMode::ALLOW_METADATA_WRITES) {
+        Ok(()) => "the kernel's EVM is off; it was told to take HMACs by hand (allow-metadata-writes)".into(),
+        Err(error) => format!("the kernel's EVM takes no HMACs by hand, and cannot be told to ({error}): {how}"),
+    })
 }
 
 fn refused(error: &ModeError) -> Failure {
@@ -86,19 +111,26 @@ pub fn write_mode(
 ) -> Result<Value, Failure> {
     let evm = of(checker)?;
     let from = evm.mode();
+    let mut note = None;
     let to = if dry_run {
         let kernel = evm.rules().kernel;
         imara_engine::evm::mode::write(from, text.as_bytes(), kernel, true, || Ok(()))
             .map_err(|error| refused(&error))?
     } else {
         let to = evm.write_mode(text.as_bytes()).map_err(|error| refused(&error))?;
+        note = kernel_takes_hmacs(to);
         checker.cache().clear();
         ask_again()?;
         to
     };
-    Ok(
-        json!({ "schema": 1, "provider": "guard", "from": mode_json(from), "mode": mode_json(to), "switched": !dry_run }),
-    )
+    Ok(json!({
+        "schema": 1,
+        "provider": "guard",
+        "from": mode_json(from),
+        "mode": mode_json(to),
+        "switched": !dry_run,
+        "note": note,
+    }))
 }
 
 /// Takes a write to the guard's list of protected attributes.

@@ -9,7 +9,7 @@ use crate::command::paths::{printable, read};
 use crate::command::{CommandResult, change::Change};
 use crate::guard::control::{Request, ask};
 use crate::guard::evm::mode_json;
-use crate::output::Failure;
+use crate::output::{Failure, warn};
 use imara_engine::evm::mode::{self, ModeError};
 use imara_format::evm::{EvmMode, MODE_FILE};
 use imara_format::key::{Errno, KeySerial};
@@ -62,6 +62,9 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         if words.is_empty() { "off".to_owned() } else { words.join(", ") }
     };
     let would = if arguments.change.dry_run { "would be " } else { "" };
+    if let Some(note) = document["note"].as_str() {
+        warn(note);
+    }
     let text = format!(
         "{}'s EVM: {would}{} (was {})\n",
         document["provider"].as_str().unwrap_or_default(),

@@ -3,29 +3,29 @@
 use super::metadata::{Looker, Overrides};
 use super::rules::{RulesOptions, protected_text};
 use crate::command::CommandResult;
-use crate::command::change::Change;
 use crate::command::hmac_key::HmacKeyOptions;
-use crate::command::paths::{Paths, printable};
+use crate::command::labelling::{self, Labeller, Labelling, Plan};
+use crate::command::paths::printable;
 use crate::command::told::Told;
 use crate::output::{Failure, Outcome, print, print_json, warn};
-use imara_engine::evm::{HmacKey, Snapshot};
-use imara_format::evm::{Form, SECURITY_EVM};
-use imara_format::hash::to_hex;
-use imara_linux::files;
+use imara_engine::evm::{HMAC_TYPE, HmacKey, Snapshot};
+use imara_format::evm::Form;
+use imara_format::hash::{Digest, to_hex};
+use imara_format::journal::Place;
 use imara_linux::tree::TreeFile;
 use serde_json::{Map, json};
-use std::io::{Error, ErrorKind};
-use std::os::unix::fs::MetadataExt;
 
 /// Print the HMACs that EVM makes over files' metadata, or write them.
 ///
 /// Without a file it is over what --ino, --generation, --uid, --gid, --mode, --fsuuid and --xattr say, and needs no privilege; with
 /// files these replace what a file has, as for the image of another machine. A good HMAC lets the file pass on this machine under
 /// every EVM with that key: be sure that the file is what you mean before --write.
+///
+/// The exit status is 0 when all is done, 1 when some files failed, 4 when --write of trees and lists did nothing.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    paths: Paths,
+    run: Labelling,
     #[command(flatten)]
     key: HmacKeyOptions,
     /// Write the label to each file's security.evm
@@ -35,8 +35,6 @@ pub struct Arguments {
     overrides: Overrides,
     #[command(flatten)]
     rules: RulesOptions,
-    #[command(flatten)]
-    change: Change,
 }
 
 /// Runs it.
@@ -45,7 +43,7 @@ pub struct Arguments {
 /// What the command could not do.
 pub fn run(arguments: &Arguments) -> CommandResult {
     let mut rules = arguments.rules.find()?;
-    if arguments.paths.some().is_err() {
+    if arguments.run.paths.some().is_err() {
         if arguments.write {
             return Err(Failure::usage("--write takes files").next("imara evm hmac --write FILE…"));
         }
@@ -62,11 +60,11 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         }
         let key = arguments.key.find()?;
         let hmac = snapshot.hmac(&rules, &*key).map_err(Failure::failed)?;
-        if arguments.change.json {
+        if arguments.run.json {
             print_json(&json!({
                 "schema": 1,
                 "hmac": to_hex(&hmac),
-                "label": to_hex(&[&[imara_engine::evm::HMAC_TYPE], &hmac[..]].concat()),
+                "label": to_hex(&[&[HMAC_TYPE], &hmac[..]].concat()),
                 "input": to_hex(&snapshot.stream(Form::Hmac, &rules)),
             }));
         } else {
@@ -76,38 +74,69 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     }
     let key = arguments.key.find()?;
     let looker = Looker::new(rules);
-    let Change { json, quiet, .. } = arguments.change;
-    let done = if arguments.write { "labelled" } else { "computed" };
-    Told { done, json, quiet }.each(&arguments.paths, |file| arguments.of_file(file, &looker, &*key))
+    if arguments.write {
+        return labelling::run(&arguments.run, &Write { arguments, looker, key });
+    }
+    let Labelling { json, quiet, .. } = arguments.run;
+    Told { done: "computed", json, quiet }.each(&arguments.run.paths, |file| {
+        let label = arguments.label(file, &looker, &*key)?;
+        let hmac = to_hex(label.get(1..).unwrap_or_default());
+        let line = format!("{hmac}  {}\n", printable(file.path));
+        let document = Map::from_iter([("hmac".to_owned(), json!(hmac)), ("label".to_owned(), json!(to_hex(&label)))]);
+        Ok((line, document))
+    })
 }
 
 impl Arguments {
-    fn of_file(
-        &self,
-        file: &TreeFile<'_>,
-        looker: &Looker,
-        key: &dyn HmacKey,
-    ) -> Result<(String, Map<String, serde_json::Value>), Failure> {
-        let shown = printable(file.path);
-        let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {what}"));
+    fn label(&self, file: &TreeFile<'_>, looker: &Looker, key: &dyn HmacKey) -> Result<Vec<u8>, Failure> {
         let snapshot = looker.look_and_override(file, file.path, &self.rules, &self.overrides)?;
-        let label = hmac_label(&snapshot, looker, key).map_err(|error| failure(&error))?;
-        let written = self.write && !self.change.dry_run;
-        if written {
-            files::set_xattr(file, SECURITY_EVM, &label).map_err(|error| cannot_write(&shown, &error, true))?;
-        }
-        let hmac = to_hex(label.get(1..).unwrap_or_default());
-        let line = match (self.write, written) {
-            (true, true) => format!("{shown}: labelled, HMAC {hmac}, in {SECURITY_EVM}\n"),
-            (true, false) => format!("{shown}: would be labelled, HMAC {hmac}, in {SECURITY_EVM}\n"),
-            (false, _) => format!("{hmac}  {shown}\n"),
-        };
-        let document = Map::from_iter([
-            ("hmac".to_owned(), json!(hmac)),
-            ("label".to_owned(), json!(to_hex(&label))),
-            ("written".to_owned(), json!(written)),
-        ]);
-        Ok((line, document))
+        hmac_label(&snapshot, looker, key)
+            .map_err(|error| Failure::failed(format!("{}: {error}", printable(file.path))))
+    }
+}
+
+/// Writes the labels.
+struct Write<'a> {
+    arguments: &'a Arguments,
+    looker: Looker,
+    key: Box<dyn HmacKey>,
+}
+
+impl Labeller for Write<'_> {
+    type Thread = ();
+
+    fn places(&self) -> &[Place] {
+        &[Place::SecurityEvm]
+    }
+
+    fn purpose(&self) -> String {
+        // Another key would make other labels, and is not to be told here.
+        "hmac security.evm".to_owned()
+    }
+
+    fn done(&self) -> &'static str {
+        "labelled"
+    }
+
+    fn reads_content(&self) -> bool {
+        false
+    }
+
+    fn begin(&self) {}
+
+    fn plan(
+        &self,
+        (): &mut (),
+        file: &TreeFile<'_>,
+        _: &[Option<Vec<u8>>],
+        _: &mut dyn FnMut(u64),
+    ) -> Result<Plan, Failure> {
+        let label = self.arguments.label(file, &self.looker, &*self.key)?;
+        Ok(Plan::Set { labels: vec![Some(label)], digest: None, even_if_equal: false })
+    }
+
+    fn details(&self, _: Option<&Digest>) -> String {
+        "HMAC".to_owned()
     }
 }
 
@@ -123,25 +152,4 @@ fn hmac_label(snapshot: &Snapshot, looker: &Looker, key: &dyn HmacKey) -> Result
         return Err(format!("{why}; --generation and --fsuuid can say it"));
     }
     snapshot.hmac_label(&looker.rules, key).map_err(|error| error.to_string())
-}
-
-/// Why `security.evm` cannot be written, with what to do.
-pub fn cannot_write(shown: &str, error: &Error, hmac: bool) -> Failure {
-    let failure = Failure::failed(format!("{shown}: {SECURITY_EVM} cannot be set: {error}"));
-    match error.kind() {
-        ErrorKind::PermissionDenied if !is_root() => failure.next("run as root (CAP_SYS_ADMIN)"),
-        ErrorKind::PermissionDenied if hmac => failure.next(
-            "where the kernel's EVM is on it takes no HMAC by hand and makes its own: start it with evm=fix, or sign the file: imara \
-             evm sign",
-        ),
-        ErrorKind::PermissionDenied => {
-            failure.next("the kernel's EVM keeps a file whose label is missing or wrong as it is: start it with evm=fix once")
-        }
-        ErrorKind::Unsupported => failure.next("the filesystem keeps no such attributes"),
-        _ => failure,
-    }
-}
-
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }

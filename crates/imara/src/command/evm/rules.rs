@@ -5,9 +5,10 @@ use crate::command::policy::target::Kernel;
 use crate::command::policy::this_machine;
 use crate::output::Failure;
 use imara_engine::evm::Rules;
-use imara_format::evm::{MiscLayout, XATTRS_FILE, XattrList};
+use imara_format::evm::MiscLayout;
 use imara_format::policy::KernelVersion;
 use imara_format::uuid::Uuid;
+use imara_linux::kernel_evm;
 use std::path::PathBuf;
 
 /// Which kernel's.
@@ -84,8 +85,8 @@ pub fn this_machine() -> Result<Rules, Failure> {
     let (config, _) = this_machine::config()?;
     let mut rules = Rules::of_build(running_version(), &config);
     // Without EVM_ADD_XATTRS, or to whom it is not shown, it is as it was built.
-    if let Ok(text) = std::fs::read_to_string(XATTRS_FILE) {
-        rules.xattrs = XattrList::from_text(&text);
+    if let Ok(Some((list, _))) = kernel_evm::xattrs() {
+        rules.xattrs = list;
     }
     Ok(rules)
 }

@@ -115,13 +115,13 @@ pub struct Labelling {
     journals: Folder,
     /// Print JSON: of files that are named a document, with -r or --files-from a line for each file, and at last a summary
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// With -r or --files-from, print a line for each file, too
     #[arg(short, long, conflicts_with = "quiet")]
     verbose: bool,
     /// Print nothing but errors
     #[arg(short, long)]
-    quiet: bool,
+    pub quiet: bool,
 }
 
 /// How many files came to what.

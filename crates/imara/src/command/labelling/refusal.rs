@@ -39,6 +39,11 @@ fn meaning(place: Place, error: &Error, is_immutable: impl FnOnce() -> bool) -> 
             Some("the file is immutable or append-only"),
             "let it be changed with `chattr -i -a FILE`, and set that again after labelling",
         ),
+        ErrorKind::PermissionDenied if place == Place::SecurityEvm && imara_linux::process::can_administer() => (
+            None,
+            "a kernel with EVM takes no HMAC by hand until imara evm enable allow-metadata-writes --provider kernel, nor once its own HMACs \
+             are on; a file whose label is missing or wrong it then keeps as it is: boot with evm=fix once, or sign before",
+        ),
         ErrorKind::PermissionDenied if security => {
             (None, "run as root (CAP_SYS_ADMIN); --xattr-user and, for signatures, --sigfile need no privilege")
         }
