@@ -7,16 +7,25 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+/// Bytes that are in no table.
+const KEY: &str = "b7c1e93d5f0a846219fe37ac50d28b64e31f7795c80d4ab62e9c13f870a5d64b";
+
+fn key() -> Vec<u8> {
+    imara_format::hash::from_hex(KEY).unwrap()
+}
+
+fn master() -> Vec<u8> {
+    key().iter().map(|byte| byte.wrapping_mul(5) ^ 0x5a).collect()
+}
 
 /// A master key and EVM's key below it, in a session keyring of this thread and of what it starts.
 fn evm_key(test: &str, scratch: &Scratch) -> bool {
     let made = keys::join_new_session()
-        .and_then(|_| keys::add(KeyType::User, Some(b"kmk"), &[7; 32], SESSION_KEYRING))
+        .and_then(|_| keys::add(KeyType::User, Some(b"kmk"), &master(), SESSION_KEYRING))
         .and_then(|_| {
             let blob = scratch.path("evm-key.blob");
-            fs::write(scratch.path("kmk"), [7; 32]).unwrap();
-            fs::write(scratch.path("payload"), (0..32).collect::<Vec<u8>>()).unwrap();
+            fs::write(scratch.path("kmk"), master()).unwrap();
+            fs::write(scratch.path("payload"), key()).unwrap();
             let new = ["key", "encrypted", "new", "evm-key", "default", "user:kmk", "32"];
             let files = ["kmk", "payload"].map(|name| scratch.path(name));
             must(
@@ -224,4 +233,63 @@ fn in_fix_mode_what_is_labelled_gets_a_good_label_over_its_metadata_too() {
     eventually("both labels are there", PATIENCE, || label(&path).is_some() && verifies(&path));
     scratch.switch("enforce");
     assert!(runs(&path));
+}
+
+/// Whether any of these is in memory of the process that another one can read.
+fn in_memory(pid: u32, secrets: &[Vec<u8>]) -> Vec<String> {
+    use std::os::unix::fs::FileExt;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let (mut found, mut read) = (Vec::new(), 0);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let (range, access) = (words.next().unwrap(), words.next().unwrap());
+        let (from, to) = range.split_once('-').unwrap();
+        let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
+        if !access.starts_with('r') || line.ends_with("[vvar]") || to - from > 256 << 20 {
+            continue;
+        }
+        let mut bytes = vec![0; (to - from) as usize];
+        // Secret memory, above all, is not to be read.
+        let Ok(length) = memory.read_at(&mut bytes, from) else { continue };
+        bytes.truncate(length);
+        read += length;
+        for (number, secret) in secrets.iter().enumerate() {
+            if bytes.windows(secret.len()).any(|window| window == &secret[..]) {
+                found.push(format!("secret {number} in {line}"));
+            }
+        }
+    }
+    assert!(read > 1 << 20, "{read} bytes are not the guard's memory");
+    found
+}
+
+#[test]
+fn the_key_is_nowhere_in_the_guards_memory_its_logs_or_its_answers() {
+    const TEST: &str = "the_key_is_nowhere_in_the_guards_memory_its_logs_or_its_answers";
+    let mut scratch = scratch!("the_key_is_nowhere_in_the_guards_memory_its_logs_or_its_answers");
+    if !evm_key(TEST, &scratch) {
+        return;
+    }
+    let path = scratch.signed_program("good");
+    hmac(&path);
+    scratch.guard_with(SIGNED_PROGRAMS, "enforce", &["--evm-key", "evm-key"]);
+    assert!(runs(&path));
+    mode(&path, 0o700);
+    eventually("the label follows", PATIENCE, || verifies(&path));
+    let status = scratch.status();
+    if status["evm"]["hmac_key"]["custody"] == "locked-memory" {
+        println!("skipped: {TEST}: no secret memory here");
+        return;
+    }
+    let condensed = imara_engine::evm::key::condense(&key()).unwrap().to_vec();
+    let secrets = [key(), condensed, master()];
+    // What is no secret is found.
+    assert_ne!(in_memory(scratch.pid(), &[b"appraise func=BPRM_CHECK".to_vec()]), Vec::<String>::new());
+    assert_eq!(in_memory(scratch.pid(), &secrets), Vec::<String>::new());
+    let told = format!("{status} {} {}", scratch.audit(), scratch.said());
+    for secret in secrets {
+        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!told.contains(&hex[..32]), "{told}");
+    }
 }
