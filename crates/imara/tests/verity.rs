@@ -99,5 +99,5 @@ fn what_cannot_be_done_is_said_with_what_to_do() {
         assert!(told.contains(said), "{arguments:?}: {told}");
     }
     let (status, printed, _) = imara(folder.path(), &["verity", "enable", "--dry-run", "--json", "f"]);
-    assert!(status == Some(0) && printed.contains("\"written\": false"), "{printed}");
+    assert!(status == Some(0) && printed.contains("\"written\":false"), "{printed}");
 }

@@ -3,10 +3,10 @@
 use super::metadata::{Looker, Overrides};
 use super::rules::{RulesOptions, protected_text};
 use crate::command::CommandResult;
+use crate::command::each_file::EachFile;
 use crate::command::hmac_key::HmacKeyOptions;
 use crate::command::labelling::{self, Labeller, Labelling, Plan};
 use crate::command::paths::printable;
-use crate::command::told::Told;
 use crate::output::{Failure, Outcome, print, print_json, warn};
 use imara_engine::evm::{HMAC_TYPE, HmacKey, Snapshot};
 use imara_format::evm::Form;
@@ -78,7 +78,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         return labelling::run(&arguments.run, &Write { arguments, looker, key });
     }
     let Labelling { json, quiet, .. } = arguments.run;
-    Told { done: "computed", json, quiet }.each(&arguments.run.paths, |file| {
+    EachFile { done: "computed", json, quiet, verbose: true }.each(&arguments.run.paths, |file| {
         let label = arguments.label(file, &looker, &*key)?;
         let hmac = to_hex(label.get(1..).unwrap_or_default());
         let line = format!("{hmac}  {}\n", printable(file.path));

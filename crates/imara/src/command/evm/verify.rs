@@ -5,9 +5,9 @@ use super::rules::RulesOptions;
 use super::states::Recording;
 use crate::command::CommandResult;
 use crate::command::certificates::read_keyring;
+use crate::command::each_file::{EachFile, OfFile};
 use crate::command::hmac_key::HmacKeyOptions;
 use crate::command::paths::{Paths, printable};
-use crate::command::told::{OfFile, Told};
 use crate::output::Failure;
 use imara_engine::evm::verify::Reason;
 use imara_engine::evm::{Found, HMAC_TYPE, HmacKey, PORTABLE_TYPE, SIGNATURE_TYPE, Snapshot, Verifier};
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 /// Verify the EVM labels of files: HMACs and signatures over their owner, mode and security attributes.
 ///
 /// The status is EVM's own: pass, pass_immutable (a portable signature), fail, fail_immutable, no_label, no_xattrs, unknown. The
-/// exit status is 1 when a file's is not one of the first two.
+/// exit status is 1 when a file's is not one of the first two, 4 when trees and lists hold no file.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -33,9 +33,12 @@ pub struct Arguments {
     /// has of files that do not verify now stays
     #[arg(long, value_name = "F")]
     record: Option<PathBuf>,
-    /// Print JSON
+    /// Print JSON: of files that are named a document, with -r or --files-from a line for each file, and at last a summary
     #[arg(long)]
     json: bool,
+    /// With -r or --files-from, print a line for each file that verified, too
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -139,16 +142,18 @@ impl Means {
 pub fn run(arguments: &Arguments) -> CommandResult {
     arguments.paths.some()?;
     let means = arguments.with.find()?;
-    let told = Told { done: "verified", json: arguments.json, quiet: arguments.quiet };
+    let Arguments { json, quiet, verbose, .. } = *arguments;
+    let told = EachFile { done: "verified", json, quiet, verbose };
     let recording = arguments.record.as_deref().map(Recording::begin).transpose()?;
-    let outcome = told.each_of(&arguments.paths, |file| of_file(file, &means, recording.as_ref()))?;
+    let many = arguments.paths.are_many();
+    let outcome = told.each_of(&arguments.paths, |file| of_file(file, &means, recording.as_ref(), many))?;
     if let Some(recording) = recording {
         recording.finish()?;
     }
     Ok(outcome)
 }
 
-fn of_file(file: &TreeFile<'_>, means: &Means, recording: Option<&Recording>) -> Result<OfFile, Failure> {
+fn of_file(file: &TreeFile<'_>, means: &Means, recording: Option<&Recording>, many: bool) -> Result<OfFile, Failure> {
     let shown = printable(file.path);
     let snapshot = means.looker.look(file, file.path)?;
     let found = means.verifier().status(&snapshot);
@@ -160,10 +165,12 @@ fn of_file(file: &TreeFile<'_>, means: &Means, recording: Option<&Recording>) ->
         None => Ok(format!("{shown}: {}\n", good(&snapshot, &found))),
         Some(reason) => {
             let what = format!("{shown}: {}: {reason}", found.status);
-            Err(Failure::failed(what).next(means.remedy(reason, &shown)))
+            // Of many files it is said once.
+            let named = if many { "FILE" } else { &shown };
+            Err(Failure::failed(what).next(means.remedy(reason, named)))
         }
     };
-    Ok((line, document))
+    Ok(OfFile { class: Some(found.status.words()), line, document })
 }
 
 /// A label's type, in a word.

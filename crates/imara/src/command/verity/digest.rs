@@ -2,8 +2,8 @@
 
 use super::Tree;
 use crate::command::CommandResult;
+use crate::command::each_file::EachFile;
 use crate::command::paths::{Paths, printable};
-use crate::command::told::Told;
 use crate::output::Failure;
 use imara_linux::verity;
 use serde_json::{Map, json};
@@ -28,7 +28,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> CommandResult {
     arguments.paths.some()?;
     let parameters = arguments.tree.parameters()?;
-    let told = Told { done: "digested", json: arguments.json, quiet: false };
+    let told = EachFile { done: "digested", json: arguments.json, quiet: false, verbose: true };
     told.each(&arguments.paths, |file| {
         let shown = printable(file.path);
         let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {what}"));

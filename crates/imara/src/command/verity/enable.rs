@@ -3,8 +3,8 @@
 use super::Tree;
 use crate::command::CommandResult;
 use crate::command::change::Change;
+use crate::command::each_file::EachFile;
 use crate::command::paths::{Paths, printable, read};
-use crate::command::told::Told;
 use crate::output::Failure;
 use imara_linux::verity;
 use serde_json::{Map, json};
@@ -35,7 +35,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         None => Vec::new(),
     };
     let Change { dry_run, json, quiet } = arguments.change;
-    Told { done: "enabled", json, quiet }.each(&arguments.paths, |file| {
+    EachFile { done: "enabled", json, quiet, verbose: true }.each(&arguments.paths, |file| {
         let shown = printable(file.path);
         let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {what}"));
         if !dry_run {

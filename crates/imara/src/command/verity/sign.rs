@@ -3,10 +3,10 @@
 use super::Tree;
 use crate::command::CommandResult;
 use crate::command::change::Change;
+use crate::command::each_file::EachFile;
 use crate::command::new_files::stage;
 use crate::command::paths::{Paths, printable, signature_file};
 use crate::command::signing::{IMA_KEY, Key};
-use crate::command::told::Told;
 use crate::output::Failure;
 use imara_engine::label;
 use imara_format::hash::to_hex;
@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let parameters = arguments.tree.parameters()?;
     let (key, key_id) = arguments.key.find(IMA_KEY)?;
     let Change { dry_run, json, quiet } = arguments.change;
-    Told { done: "signed", json, quiet }.each(&arguments.paths, |file| {
+    EachFile { done: "signed", json, quiet, verbose: true }.each(&arguments.paths, |file| {
         let shown = printable(file.path);
         let failure = |what: &dyn std::fmt::Display| Failure::failed(format!("{shown}: {what}"));
         let measured = verity::measure(file).map_err(|error| failure(&error))?;
