@@ -171,14 +171,23 @@ pub fn xattr(file: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
     })
 }
 
-/// An attribute's value, or why there is none.
+/// An attribute's value, or why there is none; also of what was opened to name it alone (`O_PATH`).
 ///
 /// # Errors
 /// What the kernel refuses, e.g. `EIO`.
 pub fn read_xattr(file: impl AsFd, name: &str) -> io::Result<Xattr> {
+    let file = file.as_fd();
+    let read = |value: &mut [u8]| match rustix::fs::fgetxattr(file, name, &mut *value) {
+        // Attributes are read by descriptors that are open alone, or by paths.
+        Err(Errno::BADF) => {
+            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+            rustix::fs::getxattr(path, name, value)
+        }
+        result => result,
+    };
     // Larger than the label of an RSA-4096 key, so that one call does.
     let mut small = [0; 1024];
-    let large_size = match rustix::fs::fgetxattr(&file, name, &mut small[..]) {
+    let large_size = match read(&mut small[..]) {
         Ok(length) => return Ok(Xattr::Value(small[..length].to_vec())),
         // XATTR_SIZE_MAX of include/uapi/linux/limits.h: no value is larger.
         Err(Errno::RANGE) => 65536,
@@ -187,7 +196,7 @@ pub fn read_xattr(file: impl AsFd, name: &str) -> io::Result<Xattr> {
         Err(error) => return Err(error.into()),
     };
     let mut large = vec![0; large_size];
-    match rustix::fs::fgetxattr(&file, name, &mut large[..]) {
+    match read(&mut large[..]) {
         Ok(length) => {
             large.truncate(length);
             Ok(Xattr::Value(large))

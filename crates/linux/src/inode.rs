@@ -2,7 +2,7 @@
 //!
 //! | | how it is found |
 //! |---|---|
-//! | generation | `FS_IOC_GETVERSION`; on tmpfs, which does not answer that, from the file handle, where it is the first word |
+//! | generation | `FS_IOC_GETVERSION`; of tmpfs, which does not answer that, and of a file that is only named (`O_PATH`), from the file handle |
 //! | owner, group | fstat(2), unless the file was opened through a mount that maps ids, or one that this mount namespace does not show: then through another mount of the same file system, by file handle |
 
 use crate::mounts;
@@ -27,7 +27,8 @@ pub fn generation(file: BorrowedFd<'_>) -> io::Result<u32> {
                 || io::Error::new(io::ErrorKind::Unsupported, format!("the filesystem does not tell it ({error})"));
             let stat = rustix::fs::fstat(file)?;
             let handle = identity::handle(file).map_err(|_| unsupported())?;
-            tmpfs_generation(&handle, stat.st_ino).ok_or_else(unsupported)
+            let from_handle = tmpfs_generation(&handle, stat.st_ino).or_else(|| inode_generation(&handle, stat.st_ino));
+            from_handle.ok_or_else(unsupported)
         }
     }
 }
@@ -44,6 +45,18 @@ fn tmpfs_generation(handle: &identity::Handle, inode: u64) -> Option<u32> {
         }
         _ => None,
     }
+}
+
+/// A handle of ext4, f2fs or XFS: the inode's number, 4 or, on a large XFS, 8 bytes, then the generation.
+///
+/// Source: `generic_encode_ino32_fh`, fs/libfs.c; `xfs_fs_encode_fh`, fs/xfs/xfs_export.c.
+fn inode_generation(handle: &identity::Handle, inode: u64) -> Option<u32> {
+    let (number, generation) = match (handle.kind, handle.bytes.len()) {
+        (1, 8) => (u64::from(u32::from_ne_bytes(handle.bytes.get(..4)?.try_into().ok()?)), handle.bytes.get(4..8)?),
+        (0x81, 12) => (u64::from_ne_bytes(handle.bytes.get(..8)?.try_into().ok()?), handle.bytes.get(8..12)?),
+        _ => return None,
+    };
+    (number == inode).then_some(u32::from_ne_bytes(generation.try_into().ok()?))
 }
 
 /// What stat(2) says of an inode, with owner and group as the file system has them.
@@ -140,6 +153,15 @@ mod tests {
                 continue;
             };
             assert_eq!(generation(file.as_fd()).unwrap(), first, "{folder}");
+            // Also of a file that is only named, as one that may not be opened, with its attributes.
+            let named = mounts::name(&one).unwrap();
+            match generation(named.as_fd()) {
+                Ok(found) => assert_eq!(found, first, "{folder}"),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{folder}: {error}"),
+            }
+            if crate::files::set_xattr(&file, "user.some", b"value").is_ok() {
+                assert_eq!(crate::files::xattr(&named, "user.some").unwrap().as_deref(), Some(&b"value"[..]));
+            }
             std::fs::write(&other, b"").unwrap();
             assert_ne!(generation(File::open(&other).unwrap().as_fd()).unwrap(), first, "{folder}");
         }

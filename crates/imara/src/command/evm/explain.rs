@@ -15,10 +15,11 @@ use imara_format::evm::Form;
 use imara_format::hash::{HashAlgorithm, to_hex};
 use imara_format::label::Label;
 use imara_format::uuid::Uuid;
-use imara_linux::files;
+use imara_linux::files::{self, OpenError};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -69,11 +70,21 @@ enum Known {
 pub fn run(arguments: &Arguments) -> CommandResult {
     let means = arguments.with.find()?;
     let path = &arguments.file;
-    let file = files::open_regular(path).map_err(|error| open_failure(&error, false))?;
-    let snapshot = means.looker.look(&file, path)?;
+    let (file, snapshot) = match files::open_regular(path) {
+        Ok(file) => {
+            let snapshot = means.looker.look(&file, path)?;
+            (Some(file), snapshot)
+        }
+        Err(OpenError::System { error, .. }) if error.kind() == ErrorKind::PermissionDenied => {
+            (None, means.looker.look_named(path)?)
+        }
+        Err(error) => return Err(open_failure(&error, false)),
+    };
     let found = means.verifier().status(&snapshot);
     let known = match &found.reason {
-        Some(Reason::HmacDiffers | Reason::Signature(_)) => Some(arguments.changes(&file, &snapshot, &means)?),
+        Some(Reason::HmacDiffers | Reason::Signature(_)) => {
+            Some(arguments.changes(file.as_ref(), &snapshot, &means)?)
+        }
         Some(_) | None => None,
     };
     let shown = printable(path);
@@ -95,7 +106,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
 }
 
 impl Arguments {
-    fn changes(&self, file: &OwnedFd, now: &Snapshot, means: &Means) -> Result<Known, Failure> {
+    fn changes(&self, file: Option<&OwnedFd>, now: &Snapshot, means: &Means) -> Result<Known, Failure> {
         if let Some(changes) = self.guard_saw() {
             return Ok(Known::Guard(changes));
         }
@@ -133,8 +144,8 @@ impl Arguments {
     }
 }
 
-/// What is likely on this machine.
-fn candidates(file: &OwnedFd) -> Candidates {
+/// What is likely on this machine; of a file that may not be opened nothing is known of its content.
+fn candidates(file: Option<&OwnedFd>) -> Candidates {
     let ids = |list: &str| {
         let text = std::fs::read_to_string(list).unwrap_or_default();
         let listed = text.lines().filter_map(|line| line.split(':').nth(2)?.parse().ok());
@@ -143,11 +154,11 @@ fn candidates(file: &OwnedFd) -> Candidates {
         ids.dedup();
         ids
     };
-    let size = file.try_clone().and_then(|file| File::from(file).metadata()).map_or(0, |metadata| metadata.len());
-    let large = size > 64 << 20;
+    let size = |file: &OwnedFd| File::from(file.try_clone().ok()?).metadata().ok().map(|metadata| metadata.len());
+    let large = file.and_then(size).is_some_and(|size| size > 64 << 20);
     let algorithms = [HashAlgorithm::Sha256, HashAlgorithm::Sha1, HashAlgorithm::Sha512, HashAlgorithm::Sha384];
     let algorithms = algorithms.into_iter().take(if large { 1 } else { 4 });
-    let digests = algorithms.filter_map(|algorithm| files::digest(file, algorithm).ok()).collect();
+    let digests = algorithms.filter_map(|algorithm| files::digest(file?, algorithm).ok()).collect();
     Candidates { uids: ids("/etc/passwd"), gids: ids("/etc/group"), digests }
 }
 

@@ -137,6 +137,23 @@ impl Looker {
         snapshot.map_err(|error| Failure::failed(format!("{}: {error}", printable(path))))
     }
 
+    /// The same of a file that may not be opened: what refuses a label keeps root, too, from opening its file.
+    ///
+    /// # Errors
+    /// As [`Looker::look`].
+    pub fn look_named(&self, path: &Path) -> Result<Snapshot, Failure> {
+        let look = || {
+            let named = mounts::name(path)?;
+            // Its folder may be opened, and tells more of the filesystem.
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder = std::fs::File::open(folder)?;
+            let same = folder.metadata()?.dev() == std::fs::File::from(named.try_clone()?).metadata()?.dev();
+            let filesystem = self.filesystem(if same { folder.as_fd() } else { named.as_fd() })?;
+            Snapshot::take(&OpenedFile::on(named.as_fd(), filesystem)?, &self.rules.xattrs)
+        };
+        look().map_err(|error: io::Error| Failure::failed(format!("{}: {error}", printable(path))))
+    }
+
     /// The same, with what options say in place of what it has.
     ///
     /// # Errors
