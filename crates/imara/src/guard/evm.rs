@@ -9,7 +9,7 @@ use imara_engine::check::Checker;
 use imara_engine::evm::mode::ModeError;
 use imara_engine::evm::recorded::Change;
 use imara_engine::evm::xattrs::Wrote;
-use imara_engine::evm::{Difference, Evm, HmacKey, KeySource};
+use imara_engine::evm::{Difference, Evm, HmacKey, KeySource, Rules};
 use imara_format::evm::EvmMode;
 use imara_format::hash::to_hex;
 use imara_linux::evm_key::Keeping;
@@ -45,7 +45,12 @@ impl KeySource for Configured {
 /// A key that cannot be had.
 pub fn start(config: &EvmConfig, notes: &mut Vec<String>) -> Result<Arc<Evm>, Failure> {
     let source = Configured { key: config.key.clone(), master: config.master.clone() };
-    let mut evm = Evm::new(rules::this_machine()?, read_keys(&config.keys)?, Box::new(source));
+    let rules = rules::this_machine().unwrap_or_else(|failure| {
+        notes
+            .push(format!("EVM goes by a distribution's rules, as this kernel's are not to be read: {}", failure.what));
+        Rules::distribution()
+    });
+    let mut evm = Evm::new(rules, read_keys(&config.keys)?, Box::new(source));
     match Kept::new() {
         Ok(kept) => evm = evm.with_keeper(Box::new(kept)),
         Err(error) => notes.push(format!(

@@ -4,6 +4,7 @@ use super::provider::no_kernel_evm;
 use super::rules;
 use crate::command::hmac_key::EVM_KEY_NAME;
 use crate::command::paths::{printable, printable_bytes};
+use crate::command::policy::this_machine;
 use crate::command::{CommandResult, RuntimeDirectory};
 use crate::guard::control::{AskError, Request, ask};
 use crate::guard::evm::mode_json;
@@ -68,7 +69,9 @@ fn kernel() -> Value {
     let (names, locked, source) = match (&listed, &built) {
         (Some((list, locked)), _) => (list.enabled().map(str::to_owned).collect(), json!(locked), "evm_xattrs"),
         (None, Some(rules)) => {
-            (rules.xattrs.enabled().map(str::to_owned).collect::<Vec<_>>(), Value::Null, "build options")
+            let found = this_machine::config_place().is_some();
+            let source = if found { "build options" } else { "build options, assumed to be those of Debian's kernels" };
+            (rules.xattrs.enabled().map(str::to_owned).collect::<Vec<_>>(), Value::Null, source)
         }
         (None, None) => (Vec::new(), Value::Null, "not to be found out"),
     };
