@@ -19,6 +19,7 @@ pub mod base64;
 pub mod boot_parameters;
 pub mod bpf_object;
 pub mod btf;
+pub mod dpkg;
 pub mod elf;
 pub mod event_log;
 pub mod evm;

@@ -6,6 +6,7 @@
 mod bad_days;
 mod hash;
 mod killed;
+mod packages;
 mod scratch;
 mod undo;
 mod verify;

@@ -6,7 +6,7 @@ use crate::opened::{now, stamp};
 use crate::sys::lease;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::journal::{FileState, Place};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -48,6 +48,41 @@ impl<'p> TreeFile<'p> {
     pub fn named(path: &'p Path) -> Result<Self, OpenError> {
         let (descriptor, stat) = files::open_regular_at(CWD, path.as_os_str(), path)?;
         Ok(Self { path, stat, descriptor, folder: None })
+    }
+}
+
+/// A folder that is taken for the root: no link leads out of it.
+#[derive(Debug)]
+pub struct InRoot(OwnedFd);
+
+impl InRoot {
+    /// Opens the folder.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::openat(CWD, root, flags, Mode::empty())?))
+    }
+
+    /// Opens a regular file `below` the root, and not what a link as its last name leads to; it is told of as `shown`.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn file<'p>(&self, below: &Path, shown: &'p Path) -> Result<TreeFile<'p>, OpenError> {
+        let system = |error: Errno| OpenError::System { path: shown.into(), error: error.into() };
+        let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let open = |flags: OFlags| {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat2(&self.0, below, flags, Mode::empty(), within).map_err(system)
+        };
+        // Opening a device can have an effect: it is looked at first.
+        let found = rustix::fs::fstat(open(OFlags::PATH)?).map_err(system)?;
+        files::regular(&found, shown)?;
+        let descriptor = open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        let stat = rustix::fs::fstat(&descriptor).map_err(system)?;
+        files::regular(&stat, shown)?;
+        Ok(TreeFile { path: shown, stat, descriptor, folder: None })
     }
 }
 

@@ -14,7 +14,7 @@ mod in_order;
 mod inodes;
 mod walk;
 
-pub use file::TreeFile;
+pub use file::{InRoot, TreeFile};
 pub use in_order::in_order;
 pub use walk::{Choice, Root, Skipped, Walk, Wanted};
 

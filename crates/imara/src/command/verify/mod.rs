@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `keys.rs` | what is verified with: files, folders, a kernel keyring |
 //! | `finding.rs` | what verifying a label came to |
+//! | `packages.rs` | installed files against what the package manager keeps of them |
 
 mod finding;
 mod keys;
+mod packages;
 
 use super::CommandResult;
 use super::labelling::content_place;
@@ -20,6 +22,7 @@ use imara_format::journal::Place;
 use imara_linux::files::Xattr;
 use imara_linux::tree::{Batch, TreeFile};
 use keys::{KeySources, Keys};
+use packages::PackageOptions;
 use serde_json::{Map, json};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -37,6 +40,8 @@ pub struct Arguments {
     paths: Paths,
     #[command(flatten)]
     keys: KeySources,
+    #[command(flatten)]
+    packages: PackageOptions,
     /// Verify the signature in PATH.sig, and no attribute
     #[arg(long, conflicts_with = "xattr_user")]
     sigfile: bool,
@@ -85,6 +90,9 @@ impl Counts {
 /// # Errors
 /// What the command could not do.
 pub fn run(arguments: &Arguments) -> CommandResult {
+    if arguments.packages.packages {
+        return packages::run(arguments);
+    }
     arguments.paths.some()?;
     let keys = arguments.keys.find()?;
     let many = arguments.paths.are_many();
