@@ -38,6 +38,10 @@ typedef struct {
 	u32 val;
 } KERNEL kuid_t;
 
+typedef struct {
+	u32 val;
+} KERNEL kgid_t;
+
 struct super_block {
 	u32 s_dev;
 } KERNEL;
@@ -50,10 +54,15 @@ struct timespec64 {
 struct inode {
 	u16 i_mode;
 	kuid_t i_uid;
+	kgid_t i_gid;
 	struct super_block *i_sb;
 	unsigned long i_ino;
 	s64 i_size;
 	atomic_t i_writecount;
+} KERNEL;
+
+struct inode___before_6_6 {
+	struct timespec64 i_ctime;
 } KERNEL;
 
 struct inode___before_6_7 {
@@ -62,11 +71,14 @@ struct inode___before_6_7 {
 
 struct inode___before_6_11 {
 	struct timespec64 __i_mtime;
+	struct timespec64 __i_ctime;
 } KERNEL;
 
 struct inode___now {
 	s64 i_mtime_sec;
+	s64 i_ctime_sec;
 	u32 i_mtime_nsec;
+	u32 i_ctime_nsec;
 } KERNEL;
 
 struct qstr {
@@ -99,6 +111,9 @@ struct vm_area_struct {
 
 struct iattr {
 	u32 ia_valid;
+	u16 ia_mode;
+	kuid_t ia_uid;
+	kgid_t ia_gid;
 } KERNEL;
 
 struct mm_struct {
@@ -146,6 +161,9 @@ enum kernel_load_data_id {
 #define S_IFREG 0100000
 #define PROT_EXEC 4
 #define VM_EXEC 4
+#define ATTR_MODE 1
+#define ATTR_UID 2
+#define ATTR_GID 4
 #define ATTR_SIZE 8
 #define PTRACE_MODE_ATTACH 2
 #define EPERM 1
@@ -180,12 +198,13 @@ struct settings {
 	u64 before_until;	// until when verdicts of the epoch before are still good, in nanoseconds since boot
 	u64 programs[4];	// two programs, device and inode each, that are the guard's own
 	u32 maps[8];		// the numbers of our maps
+	u32 elsewhere;		// what is refused on file systems that the guard has not looked at
+	u32 unused;
 };
 
 #define ENFORCE 1		// refuse what has no good verdict
 #define CLOSED 2		// go on refusing when the guard has died
 #define PROTECT 4		// protect the guard's process, files and maps
-#define EVERYWHERE 8		// refuse to execute on file systems that the guard has not looked at
 #define EVM 16			// security.evm is the guard's to write
 #define LOAD_MODULE 32		// refuse modules, firmware, kernels whose content no file holds
 #define LOAD_FIRMWARE 64
@@ -221,6 +240,9 @@ struct verdict {
 	u64 epoch;
 	s64 modified;		// last change of the content, in seconds since 1970
 	s64 size;
+	s64 altered;		// last change of attributes or content, in seconds since 1970
+	u32 altered_nsec;
+	u32 unused;
 };
 
 // Beside an inode that the guard has begun to judge, counted here.
@@ -242,6 +264,7 @@ struct changes {
 #define GUARD_DEAD 9
 #define PROTECTED 10
 #define EVM_LABEL 11
+#define PORTABLE_LABEL 12
 
 // What is told.
 struct record {
@@ -368,6 +391,26 @@ INLINE int is_same_state(struct inode *inode, struct verdict *verdict)
 	return inode->i_size == verdict->size && seconds == verdict->modified && nanoseconds == verdict->modified_nsec;
 }
 
+// The kernel keeps a flag of its own there since 6.13.
+#define NANOSECONDS 0x7fffffff
+
+INLINE int has_same_attributes(struct inode *inode, struct verdict *verdict)
+{
+	s64 seconds = 0;
+	u32 nanoseconds = 0;
+	if (EXISTS(((struct inode___now *)inode)->i_ctime_sec)) {
+		seconds = ((struct inode___now *)inode)->i_ctime_sec;
+		nanoseconds = ((struct inode___now *)inode)->i_ctime_nsec & NANOSECONDS;
+	} else if (EXISTS(((struct inode___before_6_11 *)inode)->__i_ctime)) {
+		seconds = ((struct inode___before_6_11 *)inode)->__i_ctime.tv_sec;
+		nanoseconds = ((struct inode___before_6_11 *)inode)->__i_ctime.tv_nsec;
+	} else if (EXISTS(((struct inode___before_6_6 *)inode)->i_ctime)) {
+		seconds = ((struct inode___before_6_6 *)inode)->i_ctime.tv_sec;
+		nanoseconds = ((struct inode___before_6_6 *)inode)->i_ctime.tv_nsec;
+	}
+	return seconds == verdict->altered && nanoseconds == verdict->altered_nsec;
+}
+
 // How long a change of attributes may be on its way to the guard, in nanoseconds.
 #define ON_ITS_WAY 250000000
 
@@ -388,7 +431,9 @@ INLINE u32 judge(struct settings *set, struct inode *inode, u32 asked, u32 proce
 		return CHANGED;
 	if (bits & STAMPED && !is_same_state(inode, verdict))
 		return CHANGED;
-	if (now->attributes != verdict->attributes && (!process || monotonic() - now->when > ON_ITS_WAY))
+	// An attempt that failed is counted as well, and leaves the time as it is; a new name changes the time, and no attribute.
+	if (now->attributes != verdict->attributes && !(bits & STAMPED && has_same_attributes(inode, verdict)) &&
+	    (!process || monotonic() - now->when > ON_ITS_WAY))
 		return CHANGED;
 	if ((bits & asked) != asked)
 		return NOT_ASKED;
@@ -397,6 +442,8 @@ INLINE u32 judge(struct settings *set, struct inode *inode, u32 asked, u32 proce
 	return 0;
 }
 
+#define ELSEWHERE 0x80000000
+
 // Whether there is anything to ask about a file system.
 INLINE u32 asked_on(struct settings *set, struct inode *inode, u32 asked)
 {
@@ -404,7 +451,7 @@ INLINE u32 asked_on(struct settings *set, struct inode *inode, u32 asked)
 	u32 *wanted = map_lookup(&watched, &device);
 	if (wanted)
 		return *wanted & asked;
-	return set->flags & EVERYWHERE ? 0x80000000 : 0;
+	return set->elsewhere & asked ? ELSEWHERE : 0;
 }
 
 INLINE int check(struct file *file, u32 asked)
@@ -423,7 +470,7 @@ INLINE int check(struct file *file, u32 asked)
 		return 0;
 	if (acts_for_guard(set, process))
 		return 0;
-	if (wanted & 0x80000000)
+	if (wanted & ELSEWHERE)
 		return refuse(asked, NOT_WATCHED, inode, file->f_path.dentry);
 	u32 why = judge(set, inode, asked, process);
 	if (!why)
@@ -542,6 +589,15 @@ SEC("lsm/kernel_load_data") int kernel_loads(u64 *arguments)
 
 // ---- attributes and labels
 
+// Whether a portable signature of EVM covers the attributes, so that they may not change.
+INLINE int is_portable(struct settings *set, struct inode *inode)
+{
+	if ((set->flags & (EVM | ENFORCE)) != (EVM | ENFORCE) || is_guard(set) || (!guard_process() && !(set->flags & CLOSED)))
+		return 0;
+	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
+	return verdict && verdict->bits & PORTABLE && verdict->epoch == set->epoch && has_same_attributes(inode, verdict);
+}
+
 INLINE int attributes_change(struct dentry *dentry)
 {
 	struct inode *inode = dentry->d_inode;
@@ -553,13 +609,28 @@ INLINE int attributes_change(struct dentry *dentry)
 		return 0;
 	if (is_protected(set, inode))
 		return refuse(0, PROTECTED, inode, dentry);
+	// Labels that the guard itself writes are those of what it has judged.
+	if (is_guard(set))
+		return 0;
 	now->when = monotonic();
 	__sync_fetch_and_add(&now->attributes, 1);
 	return 0;
 }
 
+// Source: evm_inode_setattr and evm_attr_change, security/integrity/evm/evm_main.c.
+INLINE int changes_owner_or_mode(struct inode *inode, struct iattr *attributes)
+{
+	u32 what = attributes->ia_valid;
+	return (what & ATTR_MODE && attributes->ia_mode != inode->i_mode) ||
+	       (what & ATTR_UID && attributes->ia_uid.val != inode->i_uid.val) ||
+	       (what & ATTR_GID && attributes->ia_gid.val != inode->i_gid.val);
+}
+
 INLINE int set_attributes(struct dentry *dentry, struct iattr *attributes)
 {
+	struct settings *set = in_force();
+	if (set && changes_owner_or_mode(dentry->d_inode, attributes) && is_portable(set, dentry->d_inode))
+		return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
 	if (attributes->ia_valid & ATTR_SIZE) {
 		struct inode *inode = dentry->d_inode;
 		int refused = content_changes(inode, dentry);
@@ -579,8 +650,8 @@ SEC("lsm/inode_setattr@3") int inode_setattr_3(u64 *arguments)
 	return set_attributes((struct dentry *)arguments[1], (struct iattr *)arguments[2]);
 }
 
-#define NAME_SECURITY_EVM(words) \
-	(words[0] == 0x7974697275636573ull /* security */ && (words[1] & 0xffffffffffull) == 0x006d76652eull /* .evm */)
+#define NAME_SECURITY(words) (words[0] == 0x7974697275636573ull /* security */ && (words[1] & 0xff) == '.')
+#define NAME_SECURITY_EVM(words) (NAME_SECURITY(words) && (words[1] & 0xffffffffffull) == 0x006d76652eull /* .evm */)
 
 // security.evm with an HMAC is made by whoever has the key, and by nobody else; a signature anybody may bring.
 // Source: evm_inode_setxattr, security/integrity/evm/evm_main.c.
@@ -601,6 +672,8 @@ SEC("lsm/inode_setxattr") int inode_setxattr(u64 *arguments)
 			if (type != 3 && type != 5)
 				return refuse(0, EVM_LABEL, dentry->d_inode, dentry);
 		}
+		if (NAME_SECURITY(words) && is_portable(set, dentry->d_inode))
+			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
 	}
 	return attributes_change(dentry);
 }
@@ -608,6 +681,13 @@ SEC("lsm/inode_setxattr") int inode_setxattr(u64 *arguments)
 SEC("lsm/inode_removexattr") int inode_removexattr(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
+	struct settings *set = in_force();
+	if (set && set->flags & EVM) {
+		u64 words[2] = {};
+		probe_read_str(words, sizeof(words), (const void *)arguments[2]);
+		if (NAME_SECURITY(words) && is_portable(set, dentry->d_inode))
+			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
+	}
 	return attributes_change(dentry);
 }
 

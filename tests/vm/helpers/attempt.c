@@ -5,6 +5,7 @@
  *   writing: opens for writing, says so, and closes when a line comes
  *   memory: copies the file into memory without a name, and executes that
  *   module: loads it as a module from the file; buffer: from memory
+ *   chmod: changes its mode; user: the same as nobody in particular; label: gives it an HMAC label of EVM, made up
  *   attach: to the process with that number, as a debugger does
  *   opens, executes: how long each takes in nanoseconds, on standard output */
 #define _GNU_SOURCE
@@ -18,6 +19,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -101,7 +103,13 @@ int main(int count, char **arguments)
 		if (!module || read(file, module, stat.st_size) != stat.st_size)
 			return failed();
 		return syscall(SYS_init_module, module, stat.st_size, "") ? failed() : 0;
-	} else if (!strcmp(what, "attach"))
+	} else if (!strcmp(what, "chmod"))
+		return chmod(path, 0700) ? failed() : 0;
+	else if (!strcmp(what, "user"))
+		return setuid(4711) || chmod(path, 0777) ? failed() : 0;
+	else if (!strcmp(what, "label"))
+		return setxattr(path, "security.evm", "\2aaaaaaaaaaaaaaaaaaaa", 21, 0) ? failed() : 0;
+	else if (!strcmp(what, "attach"))
 		return ptrace(PTRACE_SEIZE, atoi(path), 0, 0) ? failed() : 0;
 	else if (!strcmp(what, "opens") || !strcmp(what, "executes")) {
 		int opens = what[0] == 'o', times = opens ? 20000 : 100;

@@ -199,6 +199,8 @@ struct Shared {
     lease_thread: AtomicI32,
     marked: Marked,
     level2: Option<Arc<Level2>>,
+    /// Whether every file system is watched.
+    all: bool,
     learned: level2::Learned,
     /// Grows when all marks are dropped; a decision from before sets none. Marks and interpreters are set under the read
     /// lock.
@@ -255,6 +257,7 @@ impl Guard {
             lease_thread: AtomicI32::new(0),
             marked: Marked::default(),
             level2: settings.level2.clone(),
+            all: settings.follow == Follow::All,
             learned: level2::Learned::default(),
             generation: RwLock::new(0),
             replacing: Mutex::default(),
@@ -289,8 +292,6 @@ impl Guard {
         guard.start_thread("mounts", |shared| follower.run(shared))?;
         if shared.level2.is_some() {
             guard.start_thread("refusals", |shared| shared.tell_refusals())?;
-            // What was opened before anybody was asked about it is mapped by now.
-            std::thread::sleep(BEFORE_REFUSING);
             shared.put_level2_in_force(true).map_err(GuardError::Level2)?;
         }
         Ok(guard)
@@ -494,9 +495,6 @@ impl Guard {
         shared.release_all_leases();
     }
 }
-
-/// How long level 2 lets go on what was opened before the guard watched.
-const BEFORE_REFUSING: Duration = Duration::from_millis(50);
 
 /// How long it is waited for threads that the kernel does not let go.
 const FAREWELL: Duration = Duration::from_secs(3);

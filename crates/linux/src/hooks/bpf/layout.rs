@@ -25,6 +25,8 @@ impl Bits {
     pub const KEXEC_INITRAMFS: Self = Self(64);
     /// It is signed: not to be opened for writing.
     pub const IMMUTABLE: Self = Self(256);
+    /// EVM's label is a portable signature: its attributes and labels are not to change.
+    pub const PORTABLE: Self = Self(512);
     /// All of this whoever comes.
     pub const EVERYBODY: Self = Self(1024);
     /// Its size and time of change tell of changes.
@@ -56,7 +58,6 @@ pub(super) mod flags {
     pub(in super::super) const ENFORCE: u32 = 1;
     pub(in super::super) const CLOSED: u32 = 2;
     pub(in super::super) const PROTECT: u32 = 4;
-    pub(in super::super) const EVERYWHERE: u32 = 8;
     pub(in super::super) const EVM: u32 = 16;
     pub(in super::super) const LOAD_MODULE: u32 = 32;
     pub(in super::super) const LOAD_FIRMWARE: u32 = 64;
@@ -75,18 +76,30 @@ pub(super) struct Settings {
     pub(super) before_until: u64,
     pub(super) programs: [u64; 4],
     pub(super) maps: [u32; 8],
+    pub(super) elsewhere: u32,
 }
 
 impl Settings {
-    pub(super) const SIZE: usize = 104;
+    pub(super) const SIZE: usize = 112;
 
     pub(super) fn to_bytes(self) -> Vec<u8> {
-        let Self { flags, software_tpm, supervisor, pins, epoch, epoch_before, before_until, programs, maps } = self;
+        let Self {
+            flags,
+            software_tpm,
+            supervisor,
+            pins,
+            epoch,
+            epoch_before,
+            before_until,
+            programs,
+            maps,
+            elsewhere,
+        } = self;
         let words = [flags, software_tpm, supervisor, pins];
         let longs = [epoch, epoch_before, before_until];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.extend(longs.iter().chain(&programs).flat_map(|long| long.to_ne_bytes()));
-        bytes.extend(maps.iter().flat_map(|word| word.to_ne_bytes()));
+        bytes.extend(maps.iter().chain(&[elsewhere, 0]).flat_map(|word| word.to_ne_bytes()));
         bytes
     }
 
@@ -101,6 +114,7 @@ impl Settings {
             epoch: long(16)?,
             epoch_before: long(24)?,
             before_until: long(32)?,
+            elsewhere: word(104)?,
             ..Self::default()
         };
         for (index, program) in settings.programs.iter_mut().enumerate() {
@@ -145,18 +159,22 @@ pub(super) struct Verdict {
     /// Last change of the content: seconds and nanoseconds since 1970.
     pub(super) modified: (i64, u32),
     pub(super) size: i64,
+    /// Last change of attributes or content.
+    pub(super) altered: (i64, u32),
 }
 
 impl Verdict {
-    pub(super) const SIZE: usize = 40;
+    pub(super) const SIZE: usize = 56;
 
     pub(super) fn to_bytes(self) -> Vec<u8> {
-        let Self { bits, changes, epoch, modified, size } = self;
+        let Self { bits, changes, epoch, modified, size, altered } = self;
         let words = [bits.0, changes.content, changes.attributes, modified.1];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.extend(epoch.to_ne_bytes());
         bytes.extend(modified.0.to_ne_bytes());
         bytes.extend(size.to_ne_bytes());
+        bytes.extend(altered.0.to_ne_bytes());
+        bytes.extend([altered.1, 0].iter().flat_map(|word| word.to_ne_bytes()));
         bytes
     }
 
@@ -167,6 +185,7 @@ impl Verdict {
             epoch: long(bytes, 16)?,
             modified: (long(bytes, 24)?.cast_signed(), word(bytes, 12)?),
             size: long(bytes, 32)?.cast_signed(),
+            altered: (long(bytes, 40)?.cast_signed(), word(bytes, 48)?),
         })
     }
 }
@@ -186,10 +205,11 @@ pub enum Why {
     GuardDead,
     Protected,
     EvmLabel,
+    PortableLabel,
 }
 
 impl Why {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::NoVerdict,
         Self::Changed,
         Self::Writers,
@@ -201,6 +221,7 @@ impl Why {
         Self::GuardDead,
         Self::Protected,
         Self::EvmLabel,
+        Self::PortableLabel,
     ];
 
     /// For people.
@@ -217,6 +238,7 @@ impl Why {
             Self::GuardDead => "the guard has died, and this depends on who asks",
             Self::Protected => "it is the guard's own",
             Self::EvmLabel => "an HMAC in security.evm is the key holder's to write",
+            Self::PortableLabel => "EVM's portable signature covers its attributes and labels",
         }
     }
 }
@@ -289,6 +311,7 @@ mod tests {
             before_until: 7,
             programs: [8, 9, 10, 11],
             maps: [12, 13, 14, 15, 16, 17, 18, 19],
+            elsewhere: 20,
         };
         assert_eq!(settings.to_bytes().len(), Settings::SIZE);
         assert_eq!(Settings::from_bytes(&settings.to_bytes()), Some(settings));
@@ -298,6 +321,7 @@ mod tests {
             epoch: 4,
             modified: (5, 6),
             size: 7,
+            altered: (8, 9),
         };
         assert_eq!(verdict.to_bytes().len(), Verdict::SIZE);
         assert_eq!(Verdict::from_bytes(&verdict.to_bytes()), Some(verdict));

@@ -63,8 +63,8 @@ pub struct Force {
     pub firmware: bool,
     /// Kernels that no file holds are refused.
     pub kexec: bool,
-    /// Executions on file systems that were not looked at yet are refused.
-    pub everywhere: bool,
+    /// What is refused on file systems that were not looked at yet.
+    pub elsewhere: Bits,
 }
 
 /// The programs, attached as long as this lives (or longer, see [`OnDeath::Refuse`]).
@@ -183,15 +183,15 @@ impl Level2 {
     pub fn put_in_force(&self, force: &Force, anew: bool) -> io::Result<()> {
         let mut settings = lock(&self.settings);
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-        let Force { enforce, evm, modules, firmware, kexec, everywhere } = *force;
+        let Force { enforce, evm, modules, firmware, kexec, elsewhere } = *force;
         settings.flags = flag(enforce, flags::ENFORCE)
             | flag(self.options.on_death == OnDeath::Refuse, flags::CLOSED)
             | flag(self.options.protect, flags::PROTECT)
-            | flag(everywhere, flags::EVERYWHERE)
             | flag(evm, flags::EVM)
             | flag(modules, flags::LOAD_MODULE)
             | flag(firmware, flags::LOAD_FIRMWARE)
             | flag(kexec, flags::LOAD_KEXEC);
+        settings.elsewhere = elsewhere.number();
         if anew {
             settings.epoch_before = settings.epoch;
             settings.epoch += 1;
@@ -255,6 +255,16 @@ impl Level2 {
         self.pass(file.as_fd(), &look, bits, &stat, false)
     }
 
+    /// From now on looks and verdicts count, although nothing is refused yet.
+    pub fn begin_to_judge(&self) {
+        self.enforcing.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether verdicts count.
+    pub fn judges(&self) -> bool {
+        self.enforcing.load(Ordering::SeqCst)
+    }
+
     /// What is refused without a verdict on a file system, by its device.
     ///
     /// # Errors
@@ -309,6 +319,7 @@ impl Level2 {
             epoch: look.epoch,
             modified: (stat.st_mtime, stat.st_mtime_nsec as u32),
             size: stat.st_size,
+            altered: (stat.st_ctime, stat.st_ctime_nsec as u32),
         };
         if look.before == Some(verdict) {
             return Ok(());

@@ -12,7 +12,9 @@ use imara_engine::appraise::Cause;
 use imara_engine::audit::{AuditRecord, TaskIdentity};
 use imara_engine::cache::InodeId;
 use imara_engine::check::{Access, File, Hook, Mode};
-use imara_engine::policy::CompiledPolicy;
+use imara_engine::evm::PORTABLE_TYPE;
+use imara_engine::policy::{CompiledPolicy, FileFacts};
+use imara_format::evm::{EvmMode, SECURITY_EVM};
 use imara_format::policy::{Action, Func};
 use std::collections::HashMap;
 use std::io;
@@ -53,6 +55,20 @@ pub(super) struct Learned {
     asked_again: Mutex<Option<Instant>>,
 }
 
+/// How long before level 2 refuses its verdicts are put already.
+const BEFORE_REFUSING: Duration = Duration::from_millis(50);
+
+/// Files in memory (memfd), which are on a tmpfs that nobody has mounted; what is mounted just now is taken for one, too.
+const MEMORY: FileFacts<'_> =
+    FileFacts { owner: 0, group: 0, fsmagic: 0x0102_1994, fsname: "tmpfs", fs_subtype: "", fsuuid: None };
+
+/// What files of a file system are appraised for.
+fn appraised_bits(policy: &CompiledPolicy, filesystem: &FileFacts<'_>) -> Bits {
+    USES.iter()
+        .filter(|(_, funcs)| appraises(policy, funcs, filesystem))
+        .fold(Bits::NONE, |all, (bits, _)| all.and(*bits))
+}
+
 impl Shared {
     /// Has the programs in the kernel refuse what the policy and mode in force come to. With `anew` what was judged before must be
     /// judged again.
@@ -60,6 +76,13 @@ impl Shared {
         let Some(level2) = &self.level2 else {
             return Ok(());
         };
+        let enforce = self.checker.mode() == Mode::Enforce && !self.ask_always.load(Ordering::SeqCst);
+        if enforce && !level2.judges() {
+            // What is executed or mapped meanwhile was opened before anybody put a verdict beside it.
+            level2.begin_to_judge();
+            self.ask_again_all()?;
+            std::thread::sleep(BEFORE_REFUSING);
+        }
         for superblock in self.superblocks.all() {
             self.refuse_on(&superblock)?;
         }
@@ -69,12 +92,12 @@ impl Shared {
         let signed_modules_only =
             std::fs::read_to_string("/sys/module/module/parameters/sig_enforce").is_ok_and(|value| value.trim() == "Y");
         let force = Force {
-            enforce: self.checker.mode() == Mode::Enforce && !self.ask_always.load(Ordering::SeqCst),
-            evm: self.checker.evm().is_some(),
+            enforce,
+            evm: self.checker.evm().is_some_and(|evm| evm.mode() != EvmMode::NONE),
             modules: appraised(Func::ModuleCheck) && !signed_modules_only,
             firmware: appraised(Func::FirmwareCheck),
             kexec: appraised(Func::KexecKernelCheck),
-            everywhere: false,
+            elsewhere: if self.all { appraised_bits(&policy, &MEMORY) } else { Bits::NONE },
         };
         level2.put_in_force(&force, anew)
     }
@@ -85,11 +108,7 @@ impl Shared {
             return Ok(());
         };
         let policy = self.checker.policy();
-        let wanted = USES
-            .iter()
-            .filter(|(_, funcs)| appraises(&policy, funcs, &superblock.facts()))
-            .fold(Bits::NONE, |all, (bits, _)| all.and(*bits));
-        level2.watch(superblock.device, wanted)
+        level2.watch(superblock.device, appraised_bits(&policy, &superblock.facts()))
     }
 
     /// Which uses of a file must be judged when it is opened, because nobody can be asked later: what its name says, and what was
@@ -155,6 +174,14 @@ impl Shared {
         if self.checker.refuses_writers(file) {
             passed = passed.and(Bits::IMMUTABLE);
         }
+        if self.checker.evm().is_some()
+            && passed.contains(Bits::IMMUTABLE)
+            && file
+                .xattr(SECURITY_EVM)
+                .is_ok_and(|label| label.as_deref().and_then(<[u8]>::first) == Some(&PORTABLE_TYPE))
+        {
+            passed = passed.and(Bits::PORTABLE);
+        }
         if level2.on_death() == OnDeath::Refuse {
             let asked: Vec<Func> = USES
                 .iter()
@@ -204,7 +231,7 @@ impl Shared {
             (Why::NotAsked | Why::NoVerdict, Some(cause)) => (cause, String::new()),
             (Why::Signed, _) => (Cause::Immutable, String::new()),
             (Why::Writers, _) => (Cause::Writers, refusal.why.words().into()),
-            (Why::Protected | Why::EvmLabel, _) => (Cause::Protected, refusal.why.words().into()),
+            (Why::Protected | Why::EvmLabel | Why::PortableLabel, _) => (Cause::Protected, refusal.why.words().into()),
             (why, _) => (Cause::NoVerdict, why.words().into()),
         };
         let func = USES.iter().find(|(bits, _)| *bits == refusal.asked).map_or(Func::FileCheck, |(_, funcs)| funcs[0]);
@@ -232,9 +259,21 @@ impl Shared {
             rule: None,
             denied: true,
         });
-        let unasked = matches!(refusal.why, Why::NotAsked | Why::NoVerdict) && known.is_none();
-        if unasked && refusal.asked != Bits::OPEN && refusal.inode != 0 {
-            self.learn(id, refusal.asked);
+        match refusal.why {
+            Why::NotAsked | Why::NoVerdict if known.is_none() && refusal.asked != Bits::OPEN => {
+                self.learn(id, refusal.asked);
+                self.ask_again_soon();
+            }
+            // Whatever undid the verdict, the kernel may have been told not to ask.
+            Why::NotAsked | Why::NoVerdict | Why::Changed | Why::OtherEpoch => self.ask_again_soon(),
+            Why::Writers
+            | Why::Signed
+            | Why::NotWatched
+            | Why::NoFile
+            | Why::GuardDead
+            | Why::Protected
+            | Why::EvmLabel
+            | Why::PortableLabel => {}
         }
     }
 
@@ -245,12 +284,11 @@ impl Shared {
             uses.clear();
         }
         let known = uses.entry(id).or_default();
-        if known.contains(used) {
-            return;
-        }
         *known = known.and(used);
-        drop(uses);
-        // The kernel may have been told not to ask about it. Not more often than this, as everybody is asked about again.
+    }
+
+    /// Has everything asked about again; not more often than once a second.
+    fn ask_again_soon(&self) {
         let mut last = lock(&self.learned.asked_again);
         if last.is_none_or(|last| last.elapsed() > Duration::from_secs(1)) {
             *last = Some(Instant::now());
