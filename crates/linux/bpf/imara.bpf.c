@@ -167,6 +167,7 @@ enum kernel_load_data_id {
 #define ATTR_SIZE 8
 #define PTRACE_MODE_ATTACH 2
 #define EPERM 1
+#define EACCES 13
 #define SIGNAL_GROUP_EXIT 4
 #define SIGKILL 9
 #define SIGSTOP 19
@@ -343,11 +344,13 @@ INLINE void count(u32 which)
 
 INLINE int refuse(u32 asked, u32 why, struct inode *inode, struct dentry *dentry)
 {
+	// As IMA and EVM answer.
+	int error = asked ? -EACCES : -EPERM;
 	count(0);
 	struct record *record = ring_reserve(&records, sizeof(*record), 0);
 	if (!record) {
 		count(1);
-		return -EPERM;
+		return error;
 	}
 	record->asked = asked;
 	record->why = why;
@@ -366,7 +369,7 @@ INLINE int refuse(u32 asked, u32 why, struct inode *inode, struct dentry *dentry
 	if (dentry)
 		probe_read_str(record->name, sizeof(record->name), dentry->d_name.name);
 	ring_submit(record, 0);
-	return -EPERM;
+	return error;
 }
 
 INLINE int is_regular(struct inode *inode)
