@@ -89,6 +89,11 @@ fn a_key_is_made_kept_and_loaded_under_every_kind_of_parent() {
         assert_eq!(told["migratable"], place != 2, "{told}");
         assert_eq!(told["needs_auth"], place == 2, "{told}");
         software.nothing_is_loaded();
+        // The bytes themselves serve as well, whatever they end with.
+        if place == 0 {
+            fs::write(software.path("der"), blob(&software, name).to_der()).unwrap();
+            assert_eq!(shown(&software, "der")["blob"], told["blob"]);
+        }
         if session {
             let arguments = [&["load", name, name, "--keyring", "@s"], with_auth].concat();
             let said = done(&software, &arguments);
@@ -414,6 +419,23 @@ fn every_refusal_has_the_kernels_number_and_its_reason() {
         assert!(!software.path("never").exists());
     }
     software.nothing_is_loaded();
+}
+
+#[test]
+fn a_key_that_needs_the_owners_value_is_kept_in_the_tpm_once() {
+    let test = "a_key_that_needs_the_owners_value_is_kept_in_the_tpm_once";
+    let Some(software) = Software::start(test) else { return };
+    if tpm2(&software, test, &["tpm2_changeauth", "-c", "o", "owners"]).is_none() {
+        return;
+    }
+    let new = ["new", "k", "32", "--blob-only", "--out", "k"];
+    let said = expect(&software, 1, &new);
+    assert!(said.contains("the owner hierarchy has an authorisation value"), "{said}");
+    assert!(said.contains("next: keep one in the TPM, which needs the value once: imara tpm srk create"), "{said}");
+    fs::write(software.path("owners"), "owners").unwrap();
+    software.expect(0, &["srk", "create", "--owner-auth", &software.file("owners")]);
+    done(&software, &new);
+    assert_eq!(blob(&software, "k").parent, 0x8100_0001);
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct HmacKeyOptions {
     /// evm-key in the kernel, as for the kernel's EVM]
     #[arg(long, value_name = "KEY_OR_BLOB", conflicts_with_all = ["key_hex", "hmac_key_file"])]
     hmac_key: Option<OsString>,
-    /// The master key's bytes, to open the blob with; otherwise it is looked for in the kernel
+    /// The master key's bytes, or a trusted key's blob, to open the blob with; otherwise it is looked for in the kernel
     #[arg(long, value_name = "FILE", requires = "hmac_key")]
     master: Option<PathBuf>,
     /// The HMAC key's own bytes, 1 to 128 of them, from a file; `-` is standard input

@@ -52,6 +52,9 @@ pub enum TrustedKeyError {
         /// What can be told of the reason.
         cause: Mismatch,
     },
+    /// A key cannot be made each time.
+    #[error("the owner hierarchy has an authorisation value, so no key can be made from its seed each time")]
+    OwnerAuth,
     /// A wrong authorisation value.
     #[error("the authorisation value {whose} is wrong{}", Tries(*lockout))]
     WrongAuth {
@@ -144,6 +147,7 @@ impl TrustedKeyError {
             Self::ParentMissing { .. }
             | Self::NotStorage { .. }
             | Self::NotOpened { .. }
+            | Self::OwnerAuth
             | Self::WrongAuth { .. }
             | Self::LockedOut(_)
             | Self::Pcrs(_)
@@ -156,6 +160,18 @@ impl TrustedKeyError {
             Self::RecordOfAnother | Self::PolicyHash(_) | Self::Policy(_) | Self::Length(_) => None,
             Self::Tpm(_) | Self::Library(_) => None,
         }
+    }
+}
+
+/// What it means that no primary key is made.
+pub(super) fn making(error: TpmError) -> TrustedKeyError {
+    match &error {
+        TpmError::Refused { code, .. }
+            if matches!(code.base(), Some(TpmRcBase::AuthFail | TpmRcBase::BadAuth | TpmRcBase::AuthMissing)) =>
+        {
+            TrustedKeyError::OwnerAuth
+        }
+        _ => error.into(),
     }
 }
 

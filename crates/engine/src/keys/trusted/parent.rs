@@ -70,7 +70,7 @@ fn at(tpm: &mut Tpm, handle: u32) -> Result<Object, TrustedKeyError> {
 }
 
 fn make(tpm: &mut Tpm, template: &PublicArea) -> Result<Object, TrustedKeyError> {
-    Ok(tpm.create_primary(Hierarchy::Owner, &AuthValue::empty(), template)?)
+    tpm.create_primary(Hierarchy::Owner, &AuthValue::empty(), template).map_err(error::making)
 }
 
 /// The key that takes a blob for its own.

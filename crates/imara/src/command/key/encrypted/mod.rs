@@ -76,7 +76,7 @@ pub(crate) fn parse_blob(text: &[u8], source: &str) -> Result<Blob, Failure> {
 }
 
 /// The TPM that unseals a master key which is given as a trusted key's blob.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 struct Unsealing {
     /// The TPM that unseals --master, where that is a trusted key's blob; without, /dev/tpmrm0
     #[arg(long, value_name = "TPM", requires = "master")]
@@ -93,9 +93,9 @@ pub(crate) struct MasterFile {
 }
 
 impl MasterFile {
-    /// Reads the bytes.
+    /// Reads the bytes; those of a trusted key's blob are unsealed by the machine's TPM.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        Ok(Self { path: path.to_owned(), bytes: read_secret(path)? })
+        Self::read_or_unseal(path, &Unsealing::default())
     }
 
     /// Reads the bytes; those of a trusted key's blob are unsealed.

@@ -1,8 +1,7 @@
 //! A trusted key's blob in a file, in whichever form, and what is noted beside it.
 
-use super::super::kept::read_blob;
 use super::{how, not_done};
-use crate::command::paths::{printable, read_text};
+use crate::command::paths::{printable, read, read_text};
 use crate::output::Failure;
 use imara_engine::keys::KeyMaterial;
 use imara_engine::keys::trusted::{PolicyKnowledge, TrustedKey};
@@ -39,9 +38,10 @@ impl BlobFile {
     /// # Errors
     /// What is noted beside it cannot be read.
     pub fn of(path: &Path, content: &[u8]) -> Result<Option<Self>, Failure> {
-        match parse(content.trim_ascii()) {
-            Ok(blob) => Self::with_record(path, blob).map(Some),
-            Err(_) => Ok(None),
+        // What does not say so itself is not even decoded: copies of a key would be left behind.
+        match says_what_it_is(content).then(|| parse(content)) {
+            Some(Ok(blob)) => Self::with_record(path, blob).map(Some),
+            Some(Err(_)) | None => Ok(None),
         }
     }
 
@@ -65,7 +65,7 @@ impl BlobFile {
     /// It cannot be read, or is none.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let shown = printable(path);
-        let text = read_blob(path)?;
+        let text = read(path).map_err(|error| Failure::failed(format!("{shown}: {error}")))?;
         let blob = parse(&text).map_err(|error| {
             Failure::failed(format!("{shown}: no blob of a trusted key: {error} (EINVAL)")).next(
                 "a blob is what `keyctl pipe` prints of a trusted key, hexadecimal, or a PEM file of a sealed key",
@@ -92,15 +92,24 @@ impl BlobFile {
     }
 }
 
-fn parse(text: &[u8]) -> Result<TrustedBlob, SealedKeyError> {
-    let as_text = std::str::from_utf8(text).unwrap_or_default();
-    if as_text.contains(PEM_LABEL) {
-        return SealedKey::from_pem(as_text).map(TrustedBlob::Key);
+/// Hexadecimal, also behind the kernel's word `load`, PEM, or the bytes themselves.
+fn parse(content: &[u8]) -> Result<TrustedBlob, SealedKeyError> {
+    let text = std::str::from_utf8(content).unwrap_or_default().trim();
+    if text.contains(PEM_LABEL) {
+        return SealedKey::from_pem(text).map(TrustedBlob::Key);
     }
-    match from_hex(as_text.trim()) {
+    match from_hex(text.strip_prefix("load ").unwrap_or(text)) {
         Ok(bytes) if !bytes.is_empty() => TrustedBlob::parse(&bytes),
-        Ok(_) | Err(_) => TrustedBlob::parse(text),
+        Ok(_) | Err(_) => TrustedBlob::parse(content),
     }
+}
+
+/// Whether somewhere in it is the label of a key of a TPM, or the first of their object identifiers' bytes.
+fn says_what_it_is(content: &[u8]) -> bool {
+    let contains = |part: &[u8]| content.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part));
+    contains(PEM_LABEL.as_bytes())
+        || contains(&[0x06, 0x06, 0x67, 0x81, 0x05, 0x0a, 0x01])
+        || contains(b"06066781050a01")
 }
 
 /// Where the record of a blob is.

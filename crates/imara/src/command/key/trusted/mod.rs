@@ -82,6 +82,9 @@ fn next(error: &TrustedKeyError) -> &'static str {
         TrustedKeyError::ParentMissing { .. } => {
             "imara tpm srk create keeps a storage root key there; or take one that is there, or --parent srk-p256, which needs none"
         }
+        TrustedKeyError::OwnerAuth => {
+            "keep one in the TPM, which needs the value once: imara tpm srk create --owner-auth FILE"
+        }
         TrustedKeyError::NotStorage { .. } => "name a storage key: imara tpm status lists what is kept in the TPM",
         TrustedKeyError::NotOpened { cause: Mismatch::Damaged, .. } => "take the blob from a backup",
         TrustedKeyError::NotOpened { cause: Mismatch::OtherTpm, .. } => {
