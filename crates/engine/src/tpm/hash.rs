@@ -79,7 +79,9 @@ impl Tpm {
             }
             let handles = [TpmHandle::new(handle)];
             let command = TpmSequenceCompleteCommand { handles, buffer: buffer(&current), hierarchy };
-            Ok(hashed(tpm.run("TPM2_SequenceComplete", &command, &[empty_password()])?, algorithm)?)
+            let result = hashed(tpm.run("TPM2_SequenceComplete", &command, &[empty_password()])?, algorithm)?;
+            tpm.gone(handle)?;
+            Ok(result)
         })
     }
 }

@@ -156,6 +156,11 @@ impl Tpm {
             Err(TpmError::Refused { code, .. }) if code.base() == Some(TpmRcBase::Handle) => {}
             Err(error) => return Err(error),
         }
+        self.gone(handle)
+    }
+
+    /// That a command has flushed an object itself. To flush it again is an error to the kernel's resource manager.
+    pub(super) fn gone(&mut self, handle: u32) -> Result<(), TpmError> {
         self.loaded.handles.retain(|(loaded, _)| *loaded != handle);
         self.write_record(None)
     }

@@ -358,3 +358,19 @@ proptest! {
         exercise(&answer);
     }
 }
+
+#[test]
+fn a_sequence_that_is_complete_is_not_flushed_again() {
+    // The kernel's resource manager takes it for an error of the program.
+    let (first, last) = ("07".repeat(1024), "08".repeat(32));
+    let start = ("80010000000e000001860000000b", "80010000000e0000000080000000");
+    let empty = "80000000000000094000000900000000 00".replace(' ', "");
+    let update = format!("80020000041d0000015c{empty}0400{first}");
+    let complete = format!("8002000000220000013e{empty}00010740000007");
+    let digest = format!("80020000003d000000000000002a0020{last}80244000000700000000010000");
+    let mut tpm = scripted(&[start, (&update, EXTENDED), (&complete, &digest)]);
+    let mut pieces = vec![vec![7; 1025], Vec::new()].into_iter();
+    let hashed = tpm.hash(Sha256, None, || Ok::<_, TpmError>(pieces.next().unwrap())).unwrap();
+    assert_eq!((hashed.digest.to_hex(), hashed.may_be_signed), (last, false));
+    assert_eq!(hashed.ticket, from_hex("8024400000070000").unwrap());
+}
