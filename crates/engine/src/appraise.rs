@@ -42,6 +42,8 @@ pub enum Cause {
     Unknown,
     /// The label's hash algorithm is not one that the rule allows.
     DeniedHashAlgorithm,
+    /// The content is on the block list.
+    Blocked,
     /// The content could not be read.
     CollectFailed,
     /// The measurement could not be recorded.
@@ -75,6 +77,7 @@ impl Cause {
             Self::UnknownImaData => "unknown-ima-data",
             Self::Unknown => "unknown",
             Self::DeniedHashAlgorithm => "denied-hash-algorithm",
+            Self::Blocked => "blacklisted-hash",
             Self::CollectFailed => "failed",
             Self::MeasureFailed => "measurement-failed",
             Self::Immutable => "signed-file-opened-for-writing",
@@ -110,6 +113,8 @@ pub struct Appraisal {
     pub cause: Option<Cause>,
     /// What the key said, where a signature was tried.
     pub signature_error: Option<VerifyError>,
+    /// The digest by which the content is on the block list.
+    pub blocked: Option<Digest>,
     /// Whether the label is a signature, or EVM's is a portable one: such a file may not be opened for writing.
     pub immutable: bool,
     /// Whether a fix may write a digest label in place of this one.
@@ -118,11 +123,18 @@ pub struct Appraisal {
 
 impl Appraisal {
     const fn pass(immutable: bool) -> Self {
-        Self { status: IntegrityStatus::Pass, cause: None, signature_error: None, immutable, fixable: false }
+        let (cause, signature_error, blocked) = (None, None, None);
+        Self { status: IntegrityStatus::Pass, cause, signature_error, blocked, immutable, fixable: false }
     }
 
     const fn not(status: IntegrityStatus, cause: Cause, immutable: bool) -> Self {
-        Self { status, cause: Some(cause), signature_error: None, immutable, fixable: true }
+        Self { status, cause: Some(cause), signature_error: None, blocked: None, immutable, fixable: true }
+    }
+
+    /// Of a content that is on the block list by `digest`: no label makes up for that, and none is written.
+    pub fn blocked(digest: Digest) -> Self {
+        let appraisal = Self::not(IntegrityStatus::Fail, Cause::Blocked, false);
+        Self { blocked: Some(digest), fixable: false, ..appraisal }
     }
 }
 

@@ -451,7 +451,10 @@ impl Checker {
             if let Some(seen) = seen {
                 seen.entry = entry;
             }
-            Ok(self.appraise(collected, access))
+            match self.blocked(&collected, access)? {
+                Some(digest) => Ok(self.refuse_content(collected, digest)),
+                None => Ok(self.appraise(collected, access)),
+            }
         });
         match result {
             Ok(appraised) => {
@@ -571,6 +574,29 @@ impl Checker {
         }
     }
 
+    /// Before step 5: the digest by which the content is on the block list.
+    fn blocked(&self, collected: &Collected, access: &Access<'_>) -> Result<Option<Digest>, Trouble> {
+        if !collected.pending.appraise {
+            return Ok(None);
+        }
+        let found = self.keys.blocked().find(&collected.digest, |algorithm| access.file.digest(algorithm));
+        found.map_err(Trouble::Collect)
+    }
+
+    /// In place of step 5: no label makes up for being on the block list. What is measured is listed as that, too.
+    fn refuse_content(&self, mut collected: Collected, digest: Digest) -> Appraised {
+        let pending = &mut collected.pending;
+        if let Some(pcr) = pending.measure {
+            pending.record.measured |= 1 << pcr;
+        }
+        if pending.decided.decision.measure.is_some()
+            && self.log.add_buffer(b"blacklisted-hash", digest.as_bytes()).is_err()
+        {
+            self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        Appraised { collected, appraisal: Some(Appraisal::blocked(digest)), evm_reason: None }
+    }
+
     /// Step 5: the label against the content.
     fn appraise(&self, mut collected: Collected, access: &Access<'_>) -> Appraised {
         let pending = &mut collected.pending;
@@ -647,6 +673,8 @@ impl Checker {
             cause = appraisal.cause;
             if let Some(error) = &appraisal.signature_error {
                 detail = error.to_string();
+            } else if let Some(digest) = &appraisal.blocked {
+                detail = format!("{digest} is on the block list");
             } else if let (Some(Cause::MissingHmac | Cause::InvalidHmac | Cause::InvalidFailImmutable), Some(reason)) =
                 (cause, &evm_reason)
             {

@@ -13,7 +13,7 @@ mod tpm;
 pub use certificate::Certificate;
 pub use digest::{Hasher, UnsupportedHash, hash};
 pub use key::{KeyError, KeyKind, KeyType};
-pub use public_key::PublicKey;
+pub use public_key::{KeptKey, PublicKey};
 pub use scheme::SignatureError;
 pub use secret::{
     aes256_cbc_decrypt, aes256_cbc_encrypt, equal, hmac_sha1, hmac_sha256, random, sha1_secret, sha256_secret,

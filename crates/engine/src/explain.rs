@@ -74,9 +74,14 @@ pub fn explain(
         Some(evm) => judged.insert(evm.look(file)).status,
         None => IntegrityStatus::Unknown,
     };
-    let appraisal = decision
-        .appraise
-        .map(|_| appraise::appraise(label.as_deref(), &digest, empty, false, requirement, keys, ask_evm));
+    let blocked = match decision.appraise {
+        Some(_) => keys.blocked().find(&digest, |algorithm| file.digest(algorithm))?,
+        None => None,
+    };
+    let appraisal = decision.appraise.map(|_| match blocked {
+        Some(digest) => Appraisal::blocked(digest),
+        None => appraise::appraise(label.as_deref(), &digest, empty, false, requirement, keys, ask_evm),
+    });
     Ok(Explanation { hook, decision, rules: policy.explain(&event), digest, label, appraisal, evm: judged })
 }
 

@@ -7,6 +7,7 @@
 pub mod active_policy;
 pub mod appraise;
 pub mod audit;
+pub mod block_list;
 pub mod boot;
 pub mod cache;
 pub mod check;

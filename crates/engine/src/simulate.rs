@@ -485,6 +485,7 @@ impl<'a> Quiet<'a> {
             | Cause::UnknownImaData
             | Cause::Unknown
             | Cause::DeniedHashAlgorithm
+            | Cause::Blocked
             | Cause::Immutable
             | Cause::Writers => None,
         }

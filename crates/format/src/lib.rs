@@ -16,6 +16,7 @@
 
 pub mod audit;
 pub mod base64;
+pub mod block_list;
 pub mod boot_parameters;
 pub mod bpf_object;
 pub mod btf;

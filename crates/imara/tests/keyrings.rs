@@ -251,6 +251,70 @@ fn every_refusal_of_the_kernels_is_explained_with_the_way_out() {
     assert!(stderr(&outputs[2]).contains("a key of type user, not a keyring"));
 }
 
+/// Signs a file with the key of [`Files`] and keeps the signature beside it.
+fn signed(files: &Files, name: &str, key: &str, algorithm: &str) -> String {
+    let path = files.path(name);
+    fs::write(&path, format!("what {name} holds")).unwrap();
+    let mut sign = Command::new(env!("CARGO_BIN_EXE_imara"));
+    let done = sign.args(["sign", "--sigfile", "-a", algorithm, "-k", &files.path(key), &path]).output().unwrap();
+    assert!(done.status.success(), "{}", stderr(&done));
+    path
+}
+
+fn verify(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_imara"));
+    let done = verify.args(["verify", "--sigfile"]).args(arguments).stdin(Stdio::null()).output().unwrap();
+    (done.status.code(), format!("{}{}", stdout(&done), stderr(&done)))
+}
+
+#[test]
+fn the_kernel_verifies_with_the_keys_of_its_keyring() {
+    let test = "the_kernel_verifies_with_the_keys_of_its_keyring";
+    if !private_session(test) {
+        return;
+    }
+    let Some(files) = Files::new() else { return println!("skipped: {test}: no openssl") };
+    let ring = json(&["new", "verifying", "--keyring", "@s"])["serial"].to_string();
+    let (good, other) =
+        (signed(&files, "good", "leaf.key", "sha256"), signed(&files, "other", "stranger.key", "sha512"));
+    done(&["import", &ring, &files.path("leaf.der")]);
+    let (code, said) = verify(&["--keyring", "verifying", &good]);
+    assert!(code == Some(0) && said.contains("RSA-2048, leaf: "), "{said}");
+    let (code, said) = verify(&["--keyring", &ring, &good, &other]);
+    assert!(code == Some(1) && said.contains("unknown key id"), "{said}");
+    // With a key in a file beside.
+    let (code, said) = verify(&["--keyring", &ring, "-k", &files.path("stranger.der"), &good, &other]);
+    assert_eq!(code, Some(0), "{said}");
+    fs::write(&good, "something else").unwrap();
+    let (code, said) = verify(&["--keyring", &ring, &good]);
+    assert!(code == Some(1) && said.contains("wrong signature"), "{said}");
+    let (code, said) = verify(&["--keyring", "imara-none", &good]);
+    assert!(code == Some(1) && said.contains("there is none"), "{said}");
+}
+
+#[test]
+fn what_is_on_a_block_list_does_not_verify() {
+    let test = "what_is_on_a_block_list_does_not_verify";
+    let Some(files) = Files::new() else { return println!("skipped: {test}: no openssl") };
+    let path = signed(&files, "good", "leaf.key", "sha512");
+    let content = fs::read(&path).unwrap();
+    let hash = |algorithm| imara_engine::crypto::hash(algorithm, &[&content]).unwrap().to_hex();
+    use imara_format::hash::HashAlgorithm::{Sha1, Sha256};
+    let list = files.path("list");
+    for (name, text, code, said) in [
+        ("nothing", "# nothing\n".to_owned(), 0, "good signature"),
+        ("another file", format!("bin:{}", "00".repeat(32)), 0, "good signature"),
+        ("in another hash than the label's", format!("bin:{}", hash(Sha256)), 1, "on the block list as sha256:"),
+        ("by the name of the hash", format!("sha1:{}", hash(Sha1)), 1, "on the block list as sha1:"),
+        ("its key", format!("id:{}", files.key_id("leaf.der")), 1, "revoked key id"),
+        ("no list", "bin".to_owned(), 1, "line 1: `bin` is no entry"),
+    ] {
+        fs::write(&list, text).unwrap();
+        let (found, told) = verify(&["--block-list", &list, "-k", &files.path("leaf.der"), &path]);
+        assert!(found == Some(code) && told.contains(said), "{name}: {told}");
+    }
+}
+
 #[test]
 fn a_tree_is_shown_to_its_end_also_where_it_is_revoked_or_closed() {
     if !private_session("a_tree_is_shown_to_its_end_also_where_it_is_revoked_or_closed") {

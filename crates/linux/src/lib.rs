@@ -10,6 +10,7 @@ pub mod inode;
 pub mod kept;
 pub mod kernel_evm;
 pub mod kernel_ima;
+pub mod kernel_keyring;
 pub mod key_service;
 pub mod local_socket;
 pub mod mounts;

@@ -7,6 +7,7 @@ use super::key::{KeyError, KeyKind, key_hash, kind_of, last_4, reason, v1_id, v1
 use super::scheme::{SignatureError, message, rsa_opens_to};
 use imara_format::hash::{Digest, HashAlgorithm, to_hex};
 use imara_format::signature::SignatureV1;
+use openssl::bn::BigNum;
 use openssl::ec::EcKey;
 use openssl::ecdsa::EcdsaSig;
 use openssl::error::ErrorStack;
@@ -22,7 +23,8 @@ use std::fmt;
 pub struct PublicKey {
     key: VerifyingKey,
     kind: KeyKind,
-    key_hash: [u8; 20],
+    /// SHA-1 of the key; none of one that is kept elsewhere.
+    key_hash: Option<[u8; 20]>,
     v1_payload: Option<Vec<u8>>,
     certificate: Option<Certificate>,
 }
@@ -31,6 +33,19 @@ enum VerifyingKey {
     Rsa(Rsa<Public>),
     Ec(EcKey<Public>),
     Sm2(PKey<Public>),
+    Kept { key: Box<dyn KeptKey>, id: [u8; 4] },
+}
+
+/// A public key that somebody else keeps and verifies with, and does not give out: the kernel.
+pub trait KeptKey: Send + Sync {
+    /// What people know it by.
+    fn name(&self) -> &str;
+
+    /// Verifies a signature over `digest`, as [`PublicKey::verify`] does.
+    ///
+    /// # Errors
+    /// [`SignatureError`].
+    fn verify(&self, digest: &Digest, signature: &[u8]) -> Result<(), SignatureError>;
 }
 
 impl PublicKey {
@@ -134,7 +149,27 @@ impl PublicKey {
             let ec = key.ec_key()?;
             VerifyingKey::Ec(EcKey::from_public_key(ec.group(), ec.public_key())?)
         };
-        Ok(Self { key, kind, key_hash, v1_payload, certificate })
+        Ok(Self { key, kind, key_hash: Some(key_hash), v1_payload, certificate })
+    }
+
+    /// A key that is kept elsewhere; signatures name it by `id`.
+    pub fn kept(kind: KeyKind, id: [u8; 4], key: Box<dyn KeptKey>) -> Self {
+        Self { key: VerifyingKey::Kept { key, id }, kind, key_hash: None, v1_payload: None, certificate: None }
+    }
+
+    /// Reads what [`Self::v1_payload`] gives, as `evmctl import --rsa` makes it: version 1, 4 bytes of time, algorithm 0
+    /// (RSA), two integers, each its length in bits (2 bytes, big-endian) and its bytes.
+    pub fn from_v1_payload(payload: &[u8]) -> Option<Self> {
+        let ([1, _, _, _, _, 0, 2], integers) = payload.split_first_chunk::<7>()? else { return None };
+        let integer = |bytes: &[u8]| -> Option<(BigNum, usize)> {
+            let (bits, rest) = bytes.split_first_chunk::<2>()?;
+            let length = usize::from(u16::from_be_bytes(*bits)).div_ceil(8);
+            Some((BigNum::from_slice(rest.get(..length)?).ok()?, length + 2))
+        };
+        let (modulus, length) = integer(integers)?;
+        let (exponent, _) = integer(&integers[length..])?;
+        let key = PKey::from_rsa(Rsa::from_public_components(modulus, exponent).ok()?).ok()?;
+        Self::new(&key, None).ok()
     }
 
     /// What kind of key it is.
@@ -147,6 +182,16 @@ impl PublicKey {
         self.certificate.as_ref()
     }
 
+    /// What people know the key by: the certificate's subject, or what its keeper calls it.
+    pub fn subject(&self) -> Option<&str> {
+        match &self.key {
+            VerifyingKey::Kept { key, .. } => Some(key.name()),
+            VerifyingKey::Rsa(_) | VerifyingKey::Ec(_) | VerifyingKey::Sm2(_) => {
+                self.certificate.as_ref().map(|certificate| certificate.subject.as_str())
+            }
+        }
+    }
+
     /// Whether the key came in a certificate.
     pub fn is_certificate(&self) -> bool {
         self.certificate.is_some()
@@ -155,8 +200,12 @@ impl PublicKey {
     /// The key id that signatures carry: the last 4 bytes of the certificate's subject key identifier, else of the SHA-1
     /// of the public key.
     pub fn key_id(&self) -> [u8; 4] {
+        if let VerifyingKey::Kept { id, .. } = &self.key {
+            return *id;
+        }
         let subject_key_id = self.certificate.as_ref().and_then(|certificate| certificate.subject_key_id.as_deref());
-        subject_key_id.and_then(|id| id.last_chunk()).copied().unwrap_or_else(|| last_4(&self.key_hash))
+        let named = subject_key_id.and_then(|id| id.last_chunk()).copied();
+        named.or_else(|| self.key_hash.as_ref().map(|hash| last_4(hash))).unwrap_or_default()
     }
 
     /// Whether the kernel finds this key for a signature with `key_id`: as the end of the serial number and issuer, or of
@@ -164,17 +213,18 @@ impl PublicKey {
     /// A bare public key, which the kernel does not have, goes by that SHA-1.
     pub fn answers_to(&self, key_id: &[u8; 4]) -> bool {
         match &self.certificate {
+            _ if matches!(self.key, VerifyingKey::Kept { .. }) => self.key_id() == *key_id,
             Some(certificate) => {
                 certificate.serial_and_issuer.ends_with(key_id)
                     || certificate.subject_key_id.as_deref().is_some_and(|id| id.ends_with(key_id))
             }
-            None => self.key_hash.ends_with(key_id),
+            None => self.key_hash.is_some_and(|hash| hash.ends_with(key_id)),
         }
     }
 
     /// Whether both are the same key, whatever certificates they come in.
     pub fn is_same_key(&self, other: &Self) -> bool {
-        self.key_hash == other.key_hash
+        self.key_hash.is_some() && self.key_hash == other.key_hash
     }
 
     /// The key id that version 1 signatures carry; RSA keys alone have one, and, as for the kernel, bare ones alone:
@@ -191,7 +241,7 @@ impl PublicKey {
     pub(super) fn rsa_key(&self) -> Option<&Rsa<Public>> {
         match &self.key {
             VerifyingKey::Rsa(key) => Some(key),
-            VerifyingKey::Ec(_) | VerifyingKey::Sm2(_) => None,
+            VerifyingKey::Ec(_) | VerifyingKey::Sm2(_) | VerifyingKey::Kept { .. } => None,
         }
     }
 
@@ -202,6 +252,7 @@ impl PublicKey {
     pub fn verify(&self, digest: &Digest, signature: &[u8]) -> Result<(), SignatureError> {
         let expected = message(self.kind, digest)?;
         match &self.key {
+            VerifyingKey::Kept { key, .. } => key.verify(digest, signature),
             VerifyingKey::Rsa(key) => {
                 let needed = key.size() as usize;
                 if signature.len() != needed {

@@ -33,6 +33,9 @@ pub enum SignatureError {
     /// A version 1 signature with a key that is not RSA.
     #[error("version 1 signatures need an RSA key, this one is {0}")]
     NotRsa(KeyKind),
+    /// The keeper of a key that is kept elsewhere gave this error number.
+    #[error("the kernel, which has the key, could not verify it: {}", std::io::Error::from_raw_os_error(*.0))]
+    Keeper(i32),
     /// The library or the token failed.
     #[error("the key could not sign")]
     CannotSign,

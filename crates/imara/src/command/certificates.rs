@@ -1,31 +1,78 @@
-//! The certificates and public keys that labels are verified with.
+//! What labels are verified with: certificates and public keys in files, keyrings of the kernel's, and what is never taken.
 
-use super::paths::{printable, read};
+use super::keyring::named::KeyringName;
+use super::paths::{printable, printable_bytes, read, read_text};
 use super::signing::warn_if_expired;
 use crate::output::{Failure, tell, warn};
+use imara_engine::block_list::BlockList;
 use imara_engine::crypto::PublicKey;
 use imara_engine::keyring::Keyring;
+use imara_format::block_list::{self, Blocked};
 use imara_format::hash::to_hex;
+use imara_format::key::Errno;
+use imara_linux::kernel_keyring::KernelKeyring;
+use imara_linux::key_service::{self as keys, KeyType, errno_of};
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Reads them, of folders those in them; where none is named, the one at `default`, if it is there.
+/// Beside keys in files: keyrings of the kernel's, and what is never taken.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Trust {
+    /// Verify with the keys of this keyring of the kernel's: .ima, _ima, a number; may be given several times
+    #[arg(long = "keyring", value_name = "KEYRING")]
+    pub keyrings: Vec<KeyringName>,
+    /// Take no file and no key that F lists (bin:HEX, tbs:HEX, id:HEX, sha256:HEX, a line each); `%:.blacklist` is the kernel's
+    /// list. May be given several times
+    #[arg(long = "block-list", value_name = "F")]
+    pub block_lists: Vec<PathBuf>,
+}
+
+impl Trust {
+    /// Everything that labels are verified with: the keys in `files`, of folders those in them, or, where nothing is named at all, the one at `default`, if
+    /// it is there.
+    ///
+    /// # Errors
+    /// What cannot be read, is no key, or may not be searched.
+    pub fn keyring(&self, files: &[PathBuf], default: Option<&str>) -> Result<Keyring, Failure> {
+        let default = default.map(PathBuf::from).filter(|path| path.exists());
+        let files = match (files.is_empty() && self.keyrings.is_empty(), &default) {
+            (true, Some(default)) => std::slice::from_ref(default),
+            (true, None) | (false, _) => files,
+        };
+        let mut keyring = Keyring::new().with_block_list(self.block_list()?);
+        for path in files {
+            if path.is_dir() { add_folder(&mut keyring, path)? } else { keyring.add(read_public_key(path)?) }
+        }
+        for name in &self.keyrings {
+            let source = kernel_keyring(name)?;
+            // Before there is anything to answer for: it can make the kernel run modprobe.
+            source.warm_up();
+            keyring.add_source(Box::new(source));
+        }
+        Ok(keyring)
+    }
+
+    fn block_list(&self) -> Result<BlockList, Failure> {
+        let mut entries = Vec::new();
+        for path in &self.block_lists {
+            match path.as_os_str().as_bytes().starts_with(b"%") {
+                true => entries.extend(kernel_block_list(path.as_os_str())?),
+                false => entries.extend(block_list_of(path)?),
+            }
+        }
+        Ok(entries.into_iter().collect())
+    }
+}
+
+/// Reads keys; where none is named, the one at `default`, if it is there.
 ///
 /// # Errors
 /// What cannot be read, or is no key.
 pub fn read_keyring(named: &[PathBuf], default: &str) -> Result<Keyring, Failure> {
-    let default = [PathBuf::from(default)];
-    let keys = match named.is_empty() {
-        true if default[0].exists() => &default[..],
-        true => &[],
-        false => named,
-    };
-    let mut keyring = Keyring::new();
-    for path in keys {
-        if path.is_dir() { add_folder(&mut keyring, path)? } else { keyring.add(read_public_key(path)?) }
-    }
-    Ok(keyring)
+    Trust::default().keyring(named, Some(default))
 }
 
 fn read_public_key(path: &Path) -> Result<PublicKey, Failure> {
@@ -37,7 +84,7 @@ fn read_public_key(path: &Path) -> Result<PublicKey, Failure> {
     });
     key.map_err(|error| {
         failure(&error)
-            .next("-k takes a certificate or a public key, as x509_ima.der or pubkey_ima.pem, or a folder of them")
+            .next("a certificate or a public key is needed, as x509_ima.der or pubkey_ima.pem, or a folder of them")
     })
 }
 
@@ -61,7 +108,52 @@ fn add_folder(keyring: &mut Keyring, folder: &Path) -> Result<(), Failure> {
     }
     if keyring.keys().len() == before {
         return Err(failure(&"no file in it is a certificate or a public key")
-            .next("-k takes a certificate or a public key, or a folder of them"));
+            .next("a certificate or a public key is needed, or a folder of them"));
     }
     Ok(())
+}
+
+/// A keyring, which this process must be allowed to search.
+fn kernel_keyring(name: &KeyringName) -> Result<KernelKeyring, Failure> {
+    let found = name.find()?;
+    // No key has this id; what counts is whether the question is answered.
+    let tried = keys::search(found.serial, KeyType::Asymmetric, b"id:00000000");
+    if let Err(error) = tried
+        && errno_of(&error) == Some(Errno::Eacces)
+    {
+        return Err(Failure::failed(format!("{found} ({}): it may not be searched (EACCES)", found.serial))
+            .next(format!(
+                "its user may let others search it: imara keyring permissions {} alswrv--s-rv------------; or run where the \
+                 session's keyring leads to it",
+                found.serial
+            )));
+    }
+    let revoked = keys::keyring_named(b".ima_blacklist").ok();
+    Ok(KernelKeyring::new(found.serial, found.to_string(), revoked))
+}
+
+fn block_list_of(path: &Path) -> Result<Vec<Blocked>, Failure> {
+    let shown = printable(path);
+    let text = read_text(path).map_err(|error| Failure::failed(format!("{shown}: {error}")))?;
+    block_list::parse(&text).map_err(|error| {
+        Failure::failed(format!("{shown}: {error}"))
+            .next("a line is bin:HEX, tbs:HEX, id:HEX or ALGORITHM:HEX; what follows a # is left out")
+    })
+}
+
+/// What the kernel's own list has: keys of a type of its own, by their descriptions.
+fn kernel_block_list(name: &OsStr) -> Result<Vec<Blocked>, Failure> {
+    let keyring = KeyringName::from(name.to_owned()).find()?;
+    let mut entries = Vec::new();
+    for (_, told) in keyring.keys()? {
+        if told.kind != KeyType::Blacklist.name() {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&told.description);
+        entries.push(block_list::parse_entry(&text).map_err(|error| {
+            Failure::failed(format!("{keyring}: {}: {error}", printable_bytes(&told.description)))
+                .next("use the list without it, as a file: imara keyring show prints it")
+        })?);
+    }
+    Ok(entries)
 }

@@ -24,6 +24,14 @@ pub struct Arguments {
     /// A certificate (DER or PEM) or public key that signatures are verified with (may be repeated).
     #[arg(long, value_name = "CERT", num_args = 1..)]
     key: Vec<PathBuf>,
+    /// A keyring of the kernel's that they are verified with: .ima, _ima, a number (may be repeated). What is added to it or
+    /// taken out of it later counts from then on.
+    #[arg(long, value_name = "KEYRING")]
+    keyring: Vec<String>,
+    /// A list of files and keys that are never taken: bin:HEX, tbs:HEX, id:HEX, sha256:HEX, a line each; `%:.blacklist` is the
+    /// kernel's (may be repeated).
+    #[arg(long, value_name = "FILE")]
+    block_list: Vec<PathBuf>,
     /// What a file that does not pass leads to: enforce, log, fix or off.
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
@@ -105,6 +113,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
     file.watch = some(arguments.watch).or(file.watch);
     file.policy = arguments.policy.or(file.policy);
     file.keys = some(arguments.key).or(file.keys);
+    file.keyrings = (!arguments.keyring.is_empty()).then_some(arguments.keyring).or(file.keyrings);
+    file.block_list = some(arguments.block_list).or(file.block_list);
     file.mode = arguments.mode.or(file.mode);
     file.tpm = arguments.tpm.or(file.tpm);
     file.runtime_dir = arguments.runtime_dir.or(file.runtime_dir);

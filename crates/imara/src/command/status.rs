@@ -152,6 +152,20 @@ fn for_people(status: &Value) -> String {
             if name == "mode" { value } else { format!("{}: {value}", name.trim()) },
         );
     }
+    for keyring in status["keyrings"].as_array().into_iter().flatten() {
+        line(
+            "keyring",
+            format!("{} of the kernel's: the keys that are in it when a signature is verified", text(keyring)),
+        );
+    }
+    let blocked = &status["blocked"];
+    if !blocked.is_null() {
+        let revoked: Vec<String> = blocked["revoked"].as_array().into_iter().flatten().map(text).collect();
+        let given =
+            if revoked.is_empty() { String::new() } else { format!("; of the keys given: {}", revoked.join(" ")) };
+        let counts = ["files", "certificates", "key_ids"].map(|name| &blocked[name]);
+        line("blocked", format!("{} files, {} certificates, {} key ids{given}", counts[0], counts[1], counts[2]));
+    }
     let list = &status["list"];
     line(
         "list",

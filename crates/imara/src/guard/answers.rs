@@ -180,6 +180,8 @@ impl Answers {
             "not_watched": unwatched,
             "keys": keys_json(checker.keys()),
             "evm": checker.evm().map(|evm| evm::status(evm)),
+            "keyrings": checker.keys().source_names(),
+            "blocked": blocked_json(checker.keys()),
             "list": {
                 "path": self.list_path(),
                 "template": checker.template().listed_name(),
@@ -216,10 +218,21 @@ fn keys_json(keys: &Keyring) -> Vec<Value> {
             json!({
                 "id": to_hex(&key.key_id()),
                 "kind": key.kind().to_string(),
-                "subject": key.certificate().map(|certificate| certificate.subject.clone()),
+                "subject": key.subject(),
             })
         })
         .collect()
+}
+
+/// How much is never taken: `null` where nothing is.
+fn blocked_json(keys: &Keyring) -> Value {
+    match keys.blocked().counts() {
+        [0, 0, 0] => Value::Null,
+        [contents, certificates, ids] => {
+            let revoked: Vec<String> = keys.revoked().iter().map(|key| to_hex(&key.key_id())).collect();
+            json!({ "files": contents, "certificates": certificates, "key_ids": ids, "revoked": revoked })
+        }
+    }
 }
 
 fn recent_json(when: u64, record: &AuditRecord) -> Option<Value> {

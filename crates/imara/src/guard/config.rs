@@ -1,7 +1,9 @@
 //! What the guard is told: the command line, else the configuration file, else the defaults.
 
+use crate::command::certificates::Trust;
 use crate::command::duration;
 use crate::command::hmac_key::EVM_KEY_NAME;
+use crate::command::keyring::named::KeyringName;
 use crate::command::paths::read_text;
 use crate::output::Failure;
 use imara_engine::check::Mode;
@@ -36,6 +38,10 @@ pub struct File {
     pub policy: Option<PathBuf>,
     /// Certificates or public keys that labels are verified with.
     pub keys: Option<Vec<PathBuf>>,
+    /// Keyrings of the kernel's that labels are verified with.
+    pub keyrings: Option<Vec<String>>,
+    /// Lists of files and keys that are never taken.
+    pub block_list: Option<Vec<PathBuf>>,
     /// `enforce`, `log`, `fix` or `off`.
     pub mode: Option<String>,
     /// `auto`, `none`, `swtpm` or a device.
@@ -122,6 +128,8 @@ pub struct Config {
     pub policy: PathBuf,
     /// Certificates or public keys that labels are verified with.
     pub keys: Vec<PathBuf>,
+    /// Keyrings that they are verified with, too, and what is never taken.
+    pub trust: Trust,
     /// The mode at the start.
     pub mode: Mode,
     /// Which TPM is extended.
@@ -208,7 +216,7 @@ impl File {
         let text = read_text(path).map_err(|error| failed(&error))?;
         toml::from_str(&text).map_err(|error| {
             failed(&error).next(
-                "the keys are watch, policy, keys, mode, tpm, runtime-dir, state-dir, template, hash, pcr, \
+                "the keys are watch, policy, keys, keyrings, block-list, mode, tpm, runtime-dir, state-dir, template, hash, pcr, \
                      policy-signature, missing-policy, follow, deadline, on-deadline, sentinel, \
                      evm, evm-key, evm-master, evm-keys, evm-fix, level, on-death and protection",
             )
@@ -325,6 +333,15 @@ impl Config {
             watch,
             policy: absolute(policy)?,
             keys: file.keys.unwrap_or_default(),
+            trust: Trust {
+                keyrings: file
+                    .keyrings
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|name| KeyringName::from(name.as_str()))
+                    .collect(),
+                block_lists: file.block_list.unwrap_or_default(),
+            },
             mode,
             tpm,
             runtime_directory: file.runtime_dir.unwrap_or_else(|| DEFAULT_RUNTIME_DIRECTORY.into()),

@@ -115,7 +115,7 @@ fn label_json(label: Option<&[u8]>, keys: &Keyring) -> Value {
         json!({
             "id": to_hex(id),
             "known": known.is_some(),
-            "subject": known.and_then(|key| key.certificate()).map(|certificate| certificate.subject.clone()),
+            "subject": known.and_then(|key| key.subject()),
         })
     };
     match Label::parse_ima(label) {
@@ -157,6 +157,10 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
             Some(Err(error)) => format!("the signature cannot be read: {error}"),
             _ => "the signature's version is not one that is verified here".into(),
         },
+        (Cause::Blocked, _) => {
+            let digest = appraisal.blocked.map_or_else(String::new, |digest| format!(" as {digest}"));
+            format!("its content is on the block list{digest}, whatever it is labelled with")
+        }
         (Cause::MissingHash, _) => "it has no label (security.ima)".into(),
         (Cause::ImaSignatureRequired, _) => "the rule wants a signature, and the label holds none".into(),
         (Cause::VeritySignatureRequired, _) => "the rule wants a signature over the fs-verity digest".into(),
@@ -208,6 +212,7 @@ fn remedy(cause: Cause, explanation: &Explanation, path: &Path) -> String {
         Cause::InvalidHmac | Cause::InvalidFailImmutable => {
             format!("imara evm explain {file}    # tells what was changed, where that can be known")
         }
+        Cause::Blocked => "another content; or, if the entry is not meant, a guard without it in its block list".into(),
         Cause::VeritySignatureRequired | Cause::InvalidVeritySignature => {
             "enable fs-verity on it and sign its fs-verity digest (version 3)".into()
         }

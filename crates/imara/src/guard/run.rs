@@ -12,10 +12,11 @@ use super::runtime::{self, HEARTBEAT, Left, Runtime};
 use super::sentinel::{self, Beside};
 use super::service_manager;
 use super::tracing::Tracing;
+use crate::command::certificates::Trust;
 use crate::command::paths::read;
 use crate::output::{Failure, Outcome};
 use imara_engine::check::Checker;
-use imara_engine::crypto::{self, PublicKey};
+use imara_engine::crypto;
 use imara_engine::keyring::Keyring;
 use imara_engine::measure::MeasurementLog;
 use imara_engine::policy::CompiledPolicy;
@@ -79,7 +80,7 @@ struct Beginning {
 /// # Errors
 /// [`Failure`] with what keeps it from starting; nothing is watched then.
 pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failure> {
-    let keys = read_keys(&config.keys)?;
+    let keys = config.trust.keyring(&config.keys, None)?;
     let demands =
         Demands { signature: config.policy_signature_required, state_directory: config.state_directory.clone() };
     let mut beginning = Beginning::default();
@@ -271,13 +272,7 @@ pub fn read_policy(path: &Path) -> Result<CompiledPolicy, Failure> {
 /// # Errors
 /// [`Failure`] that names the file.
 pub fn read_keys(paths: &[PathBuf]) -> Result<Keyring, Failure> {
-    let mut keys = Keyring::new();
-    for path in paths {
-        let failed = |error: &dyn std::fmt::Display| Failure::failed(format_args!("{}: {error}", path.display()));
-        let bytes = read(path).map_err(|error| failed(&error))?;
-        keys.add(PublicKey::from_bytes(&bytes).map_err(|error| failed(&error))?);
-    }
-    Ok(keys)
+    Trust::default().keyring(paths, None)
 }
 
 fn cannot_guard(error: GuardError) -> Failure {

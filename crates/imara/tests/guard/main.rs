@@ -8,6 +8,7 @@ mod scratch;
 mod appraisal;
 mod evm;
 mod failure;
+mod keyrings;
 mod live_policy;
 mod measurement;
 mod mounts;

@@ -4,7 +4,7 @@ use super::metadata::Looker;
 use super::rules::RulesOptions;
 use super::states::Recording;
 use crate::command::CommandResult;
-use crate::command::certificates::read_keyring;
+use crate::command::certificates::Trust;
 use crate::command::each_file::{EachFile, OfFile};
 use crate::command::hmac_key::HmacKeyOptions;
 use crate::command::paths::{Paths, printable};
@@ -51,6 +51,8 @@ pub struct With {
     #[arg(short, long = "key", value_name = "CERT_OR_PUBKEY")]
     keys: Vec<PathBuf>,
     #[command(flatten)]
+    trust: Trust,
+    #[command(flatten)]
     hmac_key: HmacKeyOptions,
     #[command(flatten)]
     rules: RulesOptions,
@@ -68,7 +70,11 @@ impl With {
             (Err(failure), true) => return Err(failure),
             (key, _) => key,
         };
-        Ok(Means { keys: read_keyring(&self.keys, DEFAULT_KEY)?, hmac_key, looker: Looker::new(self.rules.find()?) })
+        Ok(Means {
+            keys: self.trust.keyring(&self.keys, Some(DEFAULT_KEY))?,
+            hmac_key,
+            looker: Looker::new(self.rules.find()?),
+        })
     }
 }
 

@@ -62,6 +62,7 @@ impl Certificates {
                     SignatureError::NotDer
                     | SignatureError::UnsupportedHash { .. }
                     | SignatureError::NotRsa(_)
+                    | SignatureError::Keeper(_)
                     | SignatureError::CannotSign => error.to_string(),
                 };
                 tell(format_args!("{name}: verification failed: 0 ({reason})\n"));

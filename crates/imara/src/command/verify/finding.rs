@@ -2,11 +2,10 @@
 
 use super::keys::Keys;
 use imara_engine::keyring::VerifyError;
-use imara_engine::label::{Rejected, Verified, v3_digest, verify_label};
+use imara_engine::label::{Rejected, Verified, verify_label};
 use imara_format::hash::{Digest, HashAlgorithm, to_hex};
 use imara_format::label::{Label, LabelError};
-use imara_format::signature::{Signature, SignatureType};
-use std::fmt;
+use imara_format::signature::Signature;
 use std::io::{self, ErrorKind};
 
 /// How a label proves a content.
@@ -44,6 +43,8 @@ pub enum Kind {
     NoLabel,
     /// There is a digest, where a signature is asked for.
     NotSigned,
+    /// The content is on the block list.
+    Blocked,
     /// The label is damaged, or not for contents.
     BadLabel,
     /// The file or its label could not be read, or not be judged.
@@ -52,12 +53,13 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::HashMismatch,
         Self::BadSignature,
         Self::UnknownKey,
         Self::NoLabel,
         Self::NotSigned,
+        Self::Blocked,
         Self::BadLabel,
         Self::Unreadable,
     ];
@@ -75,6 +77,7 @@ impl Kind {
             Self::UnknownKey => "unknown-key",
             Self::NoLabel => "no-label",
             Self::NotSigned => "not-signed",
+            Self::Blocked => "blocked",
             Self::BadLabel => "bad-label",
             Self::Unreadable => "unreadable",
         }
@@ -88,6 +91,7 @@ impl Kind {
             Self::UnknownKey => "signed by an unknown key",
             Self::NoLabel => "without a label",
             Self::NotSigned => "not signed",
+            Self::Blocked => "on the block list",
             Self::BadLabel => "with a damaged label",
             Self::Unreadable => "unreadable",
         }
@@ -138,14 +142,17 @@ pub fn verify(
         collected = Some(digest);
         Ok(digest)
     };
-    let verified = verify_label(label, collect, &keys.files);
+    let verified = verify_label(label, collect, &keys.keyring);
+    if let Ok(Verified::Signature { digest, .. } | Verified::Digest(digest)) = &verified {
+        not_blocked(digest, &mut digest_for, keys)?;
+    }
     match verified {
         Ok(Verified::Signature { key, version, digest }) => {
             let key_id = match version {
                 1 => to_hex(&key.v1_id().unwrap_or_default()),
                 _ => to_hex(&key.key_id()),
             };
-            let subject = key.certificate().map(|certificate| certificate.subject.clone());
+            let subject = key.subject().map(str::to_owned);
             Ok(Proof { digest, signer: Some(Signer { version, key_id, kind: key.kind().to_string(), subject }) })
         }
         Ok(Verified::Digest(digest)) if digest_is_enough => Ok(Proof { digest, signer: None }),
@@ -157,7 +164,11 @@ pub fn verify(
             let next = Next::Sign("; without -k, `imara verify` takes a digest");
             Err(Refused { kind: Kind::NotSigned, what, next })
         }
-        Err(Rejected::Signature(VerifyError::UnknownKey { key_id })) => by_the_kernel(label, collected, keys, &key_id),
+        Err(Rejected::Signature(VerifyError::UnknownKey { key_id })) => Err(Refused {
+            kind: Kind::UnknownKey,
+            what: format!("unknown key id {}", to_hex(&key_id)),
+            next: Next::Text(unknown_key(&key_id, keys)),
+        }),
         Err(Rejected::Signature(VerifyError::Rejected { key_id, error })) => {
             Err(signed_other_content(label, collected, keys).unwrap_or_else(|| Refused {
                 kind: Kind::BadSignature,
@@ -169,50 +180,28 @@ pub fn verify(
     }
 }
 
-/// A signature by a key that no file has.
-fn by_the_kernel(label: &[u8], collected: Option<Digest>, keys: &Keys, key_id: &[u8]) -> Result<Proof, Refused> {
-    let unknown = || Refused {
-        kind: Kind::UnknownKey,
-        what: format!("unknown key id {}", to_hex(key_id)),
-        next: Next::Text(unknown_key(key_id, keys)),
-    };
-    let kernel = keys.kernel.as_ref().ok_or_else(unknown)?;
-    let unreadable = |what: &dyn fmt::Display| Refused {
-        kind: Kind::Unreadable,
-        what: format!("keyring {}: {what}", kernel.name()),
-        next: Next::Nothing,
-    };
-    let (Ok(Label::Signature(signature)), Some(digest)) = (Label::parse_ima(label), collected) else {
-        return Err(unknown());
-    };
-    let version = signature.version();
-    let (signature, message) = match signature {
-        Signature::V1(_) => return Err(unknown()),
-        Signature::V2(signature) => (signature, digest),
-        Signature::V3(signature) => {
-            let message = v3_digest(SignatureType::Signature, &digest).map_err(|error| unreadable(&error))?;
-            (signature, message)
-        }
-    };
-    let key = kernel.find(signature.key_id).map_err(|error| unreadable(&error))?.ok_or_else(unknown)?;
-    match key.verify(&message, signature.signature) {
-        Ok(true) => {
-            let (kind, subject) = (key.kind(), Some(key.description));
-            Ok(Proof { digest, signer: Some(Signer { version, key_id: to_hex(&signature.key_id), kind, subject }) })
-        }
-        Ok(false) => Err(Refused {
-            kind: Kind::BadSignature,
-            what: format!("key {}: the kernel refuses the signature", to_hex(&signature.key_id)),
-            next: Next::Restore,
+/// What cannot be looked for is not known to be off the list.
+fn not_blocked(
+    digest: &Digest,
+    digest_for: impl FnMut(HashAlgorithm) -> io::Result<Digest>,
+    keys: &Keys,
+) -> Result<(), Refused> {
+    let unreadable =
+        |error: io::Error| Refused { kind: Kind::Unreadable, what: error.to_string(), next: Next::Nothing };
+    match keys.keyring.blocked().find(digest, digest_for).map_err(unreadable)? {
+        None => Ok(()),
+        Some(digest) => Err(Refused {
+            kind: Kind::Blocked,
+            what: format!("its content is on the block list as {digest}, whatever it is labelled with"),
+            next: Next::Text("replace the file; or, if that is not meant, take the entry off the list".to_owned()),
         }),
-        Err(error) => Err(unreadable(&format_args!("the kernel cannot verify with {}: {error}", key.kind()))),
     }
 }
 
 /// An RSA signature that is good, but for another content: it holds the digest that was signed.
 fn signed_other_content(label: &[u8], collected: Option<Digest>, keys: &Keys) -> Option<Refused> {
     let Ok(Label::Signature(Signature::V2(signature))) = Label::parse_ima(label) else { return None };
-    let signed = keys.files.find(&signature.key_id)?.signed_digest(signature.algorithm, signature.signature)?;
+    let signed = keys.keyring.find(&signature.key_id)?.signed_digest(signature.algorithm, signature.signature)?;
     let found = collected?;
     let what = format!("the content has changed: its digest is {found}, signed {signed}");
     Some(Refused { kind: Kind::HashMismatch, what, next: Next::Restore })
@@ -242,12 +231,11 @@ fn refused(rejected: &Rejected<io::Error>) -> Refused {
 
 fn unknown_key(key_id: &[u8], keys: &Keys) -> String {
     let key_id_text = to_hex(key_id);
-    let keyring = &keys.files;
-    if let (Some(kernel), true) = (&keys.kernel, keyring.is_empty()) {
-        return format!(
-            "the keyring {} has no key with id {key_id_text}; give its certificate: -k CERT",
-            kernel.name()
-        );
+    let keyring = &keys.keyring;
+    let sources = keyring.source_names();
+    if keyring.keys().is_empty() && !sources.is_empty() {
+        let names = sources.join(", ");
+        return format!("the keyring {names} has no key with id {key_id_text}; give its certificate: -k CERT");
     }
     if keyring.is_empty() {
         return format!("give the certificate with key id {key_id_text}: -k CERT");
