@@ -205,7 +205,7 @@ impl PublicKey {
         }
         let subject_key_id = self.certificate.as_ref().and_then(|certificate| certificate.subject_key_id.as_deref());
         let named = subject_key_id.and_then(|id| id.last_chunk()).copied();
-        named.or_else(|| self.key_hash.as_ref().map(|hash| last_4(hash))).unwrap_or_default()
+        named.or_else(|| self.key_hash.as_ref().map(last_4)).unwrap_or_default()
     }
 
     /// Whether the kernel finds this key for a signature with `key_id`: as the end of the serial number and issuer, or of

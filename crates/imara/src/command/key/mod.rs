@@ -3,8 +3,13 @@
 pub(crate) mod encrypted;
 mod generate;
 mod kept;
+mod load;
+mod master;
 mod passphrase;
+mod places;
 pub(crate) mod secret;
+mod setup;
+mod steps;
 mod trusted;
 
 use super::CommandResult;
@@ -20,6 +25,8 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Setup(setup::Setup),
+    Load(load::Load),
     Generate(generate::Generate),
     Encrypted(encrypted::Arguments),
     Trusted(trusted::Arguments),
@@ -33,6 +40,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
     // Secrets pass through this process: no core dump, no debugger of another.
     imara_linux::sys::process::forbid_dumps();
     match arguments.command {
+        Command::Setup(setup) => setup.run(),
+        Command::Load(load) => load.run(),
         Command::Generate(generate) => generate.run(),
         Command::Encrypted(encrypted) => encrypted::run(encrypted),
         Command::Trusted(trusted) => trusted::run(trusted),

@@ -1,5 +1,7 @@
 //! Certificates in files, and which keys of the kernel's are theirs: the kernel does not give a certificate back.
 
+use super::named::Keyring;
+use super::refusal::{Attempt, refused};
 use crate::command::paths::{path_json, printable, read};
 use crate::output::Failure;
 use imara_engine::crypto::PublicKey;
@@ -15,7 +17,7 @@ pub const FOLDER: &str = "/etc/keys";
 /// The most files of a folder that are looked at.
 const MOST_FILES: usize = 4096;
 /// How the names of certificates' files end.
-const ENDINGS: [&str; 5] = ["der", "pem", "crt", "cer", "x509"];
+pub const ENDINGS: [&str; 5] = ["der", "pem", "crt", "cer", "x509"];
 
 /// A certificate and where it was read.
 pub struct Source {
@@ -46,6 +48,29 @@ impl Source {
         let certificate = self.key.certificate()?;
         let id = format!("ex:{}", to_hex(&certificate.serial_and_issuer));
         keys::search(keyring, KeyType::Asymmetric, id.as_bytes()).ok()
+    }
+
+    /// Puts it into a keyring, unless it is there already: the key's number, and whether it was there.
+    ///
+    /// # Errors
+    /// The kernel's refusal, explained.
+    pub fn put_into(&self, keyring: &Keyring, dry_run: bool) -> Result<(Option<KeySerial>, bool), Failure> {
+        // The search follows keyrings that this one leads to: only what it holds itself is there already.
+        let there = self.find_in(keyring.serial);
+        let there = there.filter(|serial| keys::keys_of(keyring.serial).is_ok_and(|held| held.contains(serial)));
+        if there.is_some() || dry_run {
+            return Ok((there, there.is_some()));
+        }
+        let added = keys::add(KeyType::Asymmetric, None, &self.der, keyring.serial);
+        let name = format!("{} ({})", printable(&self.path), self.words());
+        let serial = added.map_err(|error| refused(Attempt::Certificate { source: &name, keyring }, &error))?;
+        Ok((Some(serial), false))
+    }
+
+    /// In short: `RSA-2048, key id 7a1f04c3, CN=IMA signing key`.
+    pub fn words(&self) -> String {
+        let id = to_hex(&self.key.key_id());
+        format!("{}, key id {id}, {}", self.key.kind(), self.key.subject().unwrap_or_default())
     }
 
     /// What the certificate says, in JSON.

@@ -120,9 +120,7 @@ impl Import {
 
     fn certificate(&self, source: &Source, keyring: &Keyring) -> Result<Imported, Failure> {
         let id = to_hex(&source.key.key_id());
-        let subject = source.key.certificate().map(|certificate| certificate.subject.clone()).unwrap_or_default();
-        let about = format!("{}, key id {id}, {subject}", source.key.kind());
-        let there = source.find_in(keyring.serial);
+        let subject = source.key.subject().unwrap_or_default();
         if source.key.certificate().is_some_and(|certificate| certificate.subject_key_id.is_none()) {
             warn(format_args!(
                 "{}: {subject} has no subject key identifier: the kernel will not find it for signatures that carry the key id {id}; \
@@ -130,18 +128,8 @@ impl Import {
                 printable(&source.path)
             ));
         }
-        // The search follows keyrings that this one leads to: only what it holds itself is there already.
-        let there = there.filter(|serial| keys::keys_of(keyring.serial).is_ok_and(|held| held.contains(serial)));
-        let serial = match there {
-            Some(serial) => Some(serial),
-            None if self.change.dry_run => None,
-            None => {
-                let added = keys::add(KeyType::Asymmetric, None, &source.der, keyring.serial);
-                let name = format!("{} ({about})", printable(&source.path));
-                Some(added.map_err(|error| refused(Attempt::Certificate { source: &name, keyring }, &error))?)
-            }
-        };
-        Ok(Imported { id, about, serial, there: there.is_some(), details: source.json() })
+        let (serial, there) = source.put_into(keyring, self.change.dry_run)?;
+        Ok(Imported { id, about: source.words(), serial, there, details: source.json() })
     }
 
     fn bare(&self, path: &Path, keyring: &Keyring) -> Result<Imported, Failure> {

@@ -1,6 +1,6 @@
 //! `imara keyring`: the kernel's keyrings, one subcommand a file.
 
-mod certificates;
+pub mod certificates;
 mod import;
 pub mod named;
 mod new;

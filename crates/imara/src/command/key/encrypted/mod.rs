@@ -164,7 +164,7 @@ fn master_next(error: &MasterKeyError) -> String {
     }
 }
 
-fn damage_next(damage: &Damage) -> &'static str {
+pub fn damage_next(damage: &Damage) -> &'static str {
     match damage {
         Damage::Format { .. } | Damage::Length { .. } | Damage::MasterType { .. } => "put that word back into the blob",
         Damage::Digit { .. } | Damage::Mac { .. } | Damage::Somewhere => "take the blob from a backup",
@@ -175,7 +175,7 @@ fn damage_next(damage: &Damage) -> &'static str {
 }
 
 /// Why the kernel did not take a command, which it says in a number alone.
-fn refused_by_kernel(
+pub fn refused_by_kernel(
     what: &str,
     command: &[u8],
     description: &[u8],

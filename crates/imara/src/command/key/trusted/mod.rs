@@ -1,9 +1,9 @@
 //! `imara key trusted`: keys that a TPM seals, one subcommand a file.
 
-mod blob;
-mod custody;
-mod how;
-mod kernel;
+pub(super) mod blob;
+pub(super) mod custody;
+pub(super) mod how;
+pub(super) mod kernel;
 mod load;
 mod new;
 mod show;
@@ -63,7 +63,7 @@ fn wrong_words(what: &str, error: &CommandError) -> Failure {
 }
 
 /// Why a key was not sealed or unsealed, with the kernel's error number and what to do next.
-fn not_done(what: &str, error: TrustedKeyError) -> Failure {
+pub(super) fn not_done(what: &str, error: TrustedKeyError) -> Failure {
     let number = error.errno().map(|errno| format!(" ({errno})")).unwrap_or_default();
     let next = next(&error);
     match error {
