@@ -33,9 +33,9 @@ class Ended(Exception):
 class Machine:
     """A disk and a TPM that live as long as the machine does, over any number of boots."""
 
-    def __init__(self, emulator, kernel, initramfs, work, out):
+    def __init__(self, emulator, kernel, initramfs, work, out, counted=False):
         self.program, self.environment = emulator
-        self.kernel, self.work, self.out = kernel, Path(work), Path(out)
+        self.kernel, self.work, self.out, self.counted = kernel, Path(work), Path(out), counted
         self.initramfs = self.work / "initramfs"
         self.initramfs.write_bytes(initramfs)
         self.disk = self.work / "disk.img"
@@ -72,7 +72,10 @@ class Machine:
 
     def qemu(self, result, control, arguments):
         """The command line. TCG always: KVM differs from machine to machine, and hangs on some."""
-        command = [self.program, "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "768"]
+        command = [self.program, "-accel", "tcg,thread=single" if self.counted else "tcg,thread=multi"]
+        # Then an instruction is a nanosecond of the guest's time, whatever else the machine does.
+        command += ["-icount", "shift=0,sleep=off"] if self.counted else []
+        command += ["-cpu", "max", "-m", "768"]
         command += ["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]
         command += ["-kernel", self.kernel / "vmlinuz", "-initrd", self.initramfs, "-append", arguments]
         for name, image in (("disk", self.disk), ("result", result)):

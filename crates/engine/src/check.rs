@@ -728,11 +728,16 @@ impl Checker {
         self.conclude(appraised, access).cause.map_or(Ok(()), |(cause, _)| Err(cause))
     }
 
+    /// Whether a file's label is a signature, or EVM's a portable one, as far as that is known.
+    pub fn is_signed(&self, file: &dyn File) -> bool {
+        let known = file.stamp().ok().and_then(|stamp| self.cache.lookup(file.id(), &stamp));
+        known.is_some_and(|record| record.immutable)
+    }
+
     /// Whether a file is signed, and may therefore not be opened for writing, as far as that is known.
     pub fn refuses_writers(&self, file: &dyn File) -> bool {
-        let known = file.stamp().ok().and_then(|stamp| self.cache.lookup(file.id(), &stamp));
         let writes = Some(Mask::MAY_WRITE.bits());
-        known.is_some_and(|record| record.immutable)
+        self.is_signed(file)
             && self.mode() == Mode::Enforce
             && self
                 .policy()

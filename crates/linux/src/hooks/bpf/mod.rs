@@ -90,6 +90,13 @@ pub struct Look {
     epoch: u64,
 }
 
+impl Look {
+    /// Whether a verdict was there already that had all of `bits`, be it still good or not.
+    pub fn had(&self, bits: Bits) -> bool {
+        self.before.is_some_and(|before| before.bits.contains(bits))
+    }
+}
+
 fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Reason {
     let what = what.into();
     move |error| Reason::System { what, error }

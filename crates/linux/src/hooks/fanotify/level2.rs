@@ -175,7 +175,7 @@ impl Shared {
             passed = passed.and(Bits::IMMUTABLE);
         }
         if self.checker.evm().is_some()
-            && passed.contains(Bits::IMMUTABLE)
+            && (self.checker.is_signed(file) || look.had(Bits::PORTABLE))
             && file
                 .xattr(SECURITY_EVM)
                 .is_ok_and(|label| label.as_deref().and_then(<[u8]>::first) == Some(&PORTABLE_TYPE))
