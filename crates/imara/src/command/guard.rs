@@ -74,7 +74,8 @@ pub struct Arguments {
     /// evm-key].
     #[arg(long, value_name = "KEY_OR_BLOB")]
     evm_key: Option<PathBuf>,
-    /// A file with the master key that opens the blob; otherwise it is looked for in the kernel.
+    /// A file with the master key that opens the blob: its bytes, or a trusted key's blob, which /dev/tpmrm0 unseals; otherwise it is
+    /// looked for in the kernel.
     #[arg(long, value_name = "FILE")]
     evm_master: Option<PathBuf>,
     /// A certificate or public key that EVM's signatures are verified with (may be repeated) [default: /etc/keys/x509_evm.der, if

@@ -1,6 +1,6 @@
 //! Where EVM's HMAC key is: options shared by the commands that make or verify HMACs, and by the guard.
 
-use super::key::encrypted::{MasterFile, blob_of, find_key, not_made, parse_blob, read_blob};
+use super::key::encrypted::{MasterFile, Unsealing, blob_of, find_key, not_made, parse_blob, read_blob};
 use super::key::secret::read_secret;
 use super::paths::{printable, printable_bytes};
 use crate::output::Failure;
@@ -25,9 +25,12 @@ pub struct HmacKeyOptions {
     /// evm-key in the kernel, as for the kernel's EVM]
     #[arg(long, value_name = "KEY_OR_BLOB", conflicts_with_all = ["key_hex", "hmac_key_file"])]
     hmac_key: Option<OsString>,
-    /// The master key's bytes, or a trusted key's blob, to open the blob with; otherwise it is looked for in the kernel
+    /// The master key to open the blob with: its bytes, or a trusted key's blob, which the TPM unseals; otherwise it is looked for in
+    /// the kernel
     #[arg(long, value_name = "FILE", requires = "hmac_key")]
     master: Option<PathBuf>,
+    #[command(flatten)]
+    unsealing: Unsealing,
     /// The HMAC key's own bytes, 1 to 128 of them, from a file; `-` is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "key_hex")]
     hmac_key_file: Option<PathBuf>,
@@ -59,7 +62,7 @@ impl HmacKeyOptions {
             return keep(&read_secret(path)?, &printable(path), Keeping::InProcess);
         }
         let name = self.hmac_key.as_deref().unwrap_or(OsStr::new(EVM_KEY_NAME));
-        load(name, self.master.as_deref(), Keeping::InProcess)
+        load(name, self.master.as_deref(), &self.unsealing, Keeping::InProcess)
     }
 }
 
@@ -71,12 +74,17 @@ fn keep(bytes: &KeyMaterial, shown: &str, keeping: Keeping) -> Result<Box<dyn Hm
 ///
 /// # Errors
 /// There is none, or it cannot be opened.
-pub fn load(key: &OsStr, master: Option<&Path>, keeping: Keeping) -> Result<Box<dyn HmacKey>, Failure> {
+pub(crate) fn load(
+    key: &OsStr,
+    master: Option<&Path>,
+    unsealing: &Unsealing,
+    keeping: Keeping,
+) -> Result<Box<dyn HmacKey>, Failure> {
     let path = Path::new(key);
     if key.as_bytes().contains(&b'/') || path.is_file() {
         let shown = printable(path);
         let blob = parse_blob(&read_blob(path)?, &shown)?;
-        return open(&blob, master, &shown, keeping);
+        return open(&blob, master, unsealing, &shown, keeping);
     }
     let (serial, description) = find_key(key).map_err(|failure| Failure {
         next: "load it (imara key load; or imara key encrypted load), or name its blob with --hmac-key FILE".into(),
@@ -90,11 +98,17 @@ pub fn load(key: &OsStr, master: Option<&Path>, keeping: Keeping) -> Result<Box<
     {
         return Ok(kernel);
     }
-    open(&blob, master, &shown, keeping)
+    open(&blob, master, unsealing, &shown, keeping)
 }
 
-fn open(blob: &Blob, master: Option<&Path>, shown: &str, keeping: Keeping) -> Result<Box<dyn HmacKey>, Failure> {
-    let from_file = master.map(MasterFile::read).transpose()?;
+fn open(
+    blob: &Blob,
+    master: Option<&Path>,
+    unsealing: &Unsealing,
+    shown: &str,
+    keeping: Keeping,
+) -> Result<Box<dyn HmacKey>, Failure> {
+    let from_file = master.map(|path| MasterFile::read_or_unseal(path, unsealing)).transpose()?;
     let masters: &dyn MasterKeys = match &from_file {
         Some(file) => file,
         None => &KernelMasterKeys,

@@ -72,7 +72,7 @@ pub struct File {
     pub evm: Option<String>,
     /// EVM's HMAC key: an encrypted key in the kernel, or a file with its blob.
     pub evm_key: Option<PathBuf>,
-    /// A file with the master key that opens the blob.
+    /// A file with the master key that opens the blob: its bytes, or a trusted key's blob, which the TPM unseals.
     pub evm_master: Option<PathBuf>,
     /// Certificates or public keys that EVM's signatures are verified with.
     pub evm_keys: Option<Vec<PathBuf>>,

@@ -4,6 +4,7 @@ use super::config::EvmConfig;
 use super::run::read_keys;
 use crate::command::evm::rules;
 use crate::command::hmac_key;
+use crate::command::key::encrypted::Unsealing;
 use crate::output::Failure;
 use imara_engine::check::Checker;
 use imara_engine::evm::mode::ModeError;
@@ -30,7 +31,7 @@ struct Configured {
 
 impl KeySource for Configured {
     fn load(&self) -> Result<Arc<dyn HmacKey>, ModeError> {
-        let key = hmac_key::load(self.key.as_os_str(), self.master.as_deref(), Keeping::Best);
+        let key = hmac_key::load(self.key.as_os_str(), self.master.as_deref(), &Unsealing::default(), Keeping::Best);
         key.map(Arc::from).map_err(|failure| {
             let next = if failure.next.is_empty() { String::new() } else { format!(" ({})", failure.next) };
             // Whatever it is, the kernel says ENOENT.

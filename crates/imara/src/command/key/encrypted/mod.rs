@@ -77,7 +77,7 @@ pub(crate) fn parse_blob(text: &[u8], source: &str) -> Result<Blob, Failure> {
 
 /// The TPM that unseals a master key which is given as a trusted key's blob.
 #[derive(Default, clap::Args)]
-struct Unsealing {
+pub(crate) struct Unsealing {
     /// The TPM that unseals --master, where that is a trusted key's blob; without, /dev/tpmrm0
     #[arg(long, value_name = "TPM", requires = "master")]
     tpm: Option<TpmAddress>,
@@ -93,13 +93,8 @@ pub(crate) struct MasterFile {
 }
 
 impl MasterFile {
-    /// Reads the bytes; those of a trusted key's blob are unsealed by the machine's TPM.
-    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        Self::read_or_unseal(path, &Unsealing::default())
-    }
-
     /// Reads the bytes; those of a trusted key's blob are unsealed.
-    fn read_or_unseal(path: &Path, unsealing: &Unsealing) -> Result<Self, Failure> {
+    pub(crate) fn read_or_unseal(path: &Path, unsealing: &Unsealing) -> Result<Self, Failure> {
         let bytes = read_secret(path)?;
         let bytes = match BlobFile::of(path, bytes.as_bytes())? {
             None => bytes,
