@@ -27,6 +27,8 @@ pub struct TaskIdentity {
     pub command: Vec<u8>,
     /// The program's path.
     pub executable: Vec<u8>,
+    /// Its label by the security module in force; empty without one.
+    pub context: Vec<u8>,
 }
 
 /// One record.

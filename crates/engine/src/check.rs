@@ -183,6 +183,8 @@ impl Mode {
 pub struct Counters {
     /// Accesses asked about.
     pub accesses: AtomicU64,
+    /// Questions of a rule that the cache had the answer to.
+    pub known: AtomicU64,
     /// Files hashed.
     pub collected: AtomicU64,
     /// Accesses that did not pass their appraisal.
@@ -514,6 +516,7 @@ impl Checker {
             decided,
         };
         if pending.measure.is_none() && !pending.appraise && !pending.audit {
+            self.counters.known.fetch_add(1, Ordering::Relaxed);
             let immutable = appraise && access.writes && pending.record.immutable;
             if decision.hash.is_some() || (appraise && access.writes && !immutable) {
                 self.maintain(access.file.id());

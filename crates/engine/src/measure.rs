@@ -14,7 +14,9 @@ use imara_format::measurement_list::{ByteOrder, Entry};
 use imara_format::template::{self, Field, Template};
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Where the list is kept so that it outlives the program: appended to, never rewritten.
 pub trait Store: Send {
@@ -69,6 +71,12 @@ pub enum MeasureError {
     },
 }
 
+/// An answer of the TPM that takes longer than this, and is none, makes it be left alone for [`REST`].
+const SILENT: Duration = Duration::from_secs(1);
+/// How long a TPM that has not answered is left alone: each entry would wait for it anew, and what a PCR lacks once cannot
+/// be put into it later.
+const REST: Duration = Duration::from_secs(60);
+
 /// How far the list has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -78,11 +86,28 @@ pub struct Counts {
     pub violations: u64,
     /// Entries that the TPM did not take.
     pub unextended: u64,
+    /// Entries that it was given.
+    pub extends: u64,
+    /// How long it took for them.
+    pub extending: Duration,
+}
+
+/// The same, for whoever asks while an entry waits for the TPM.
+#[derive(Debug, Default)]
+struct Counters {
+    entries: AtomicU64,
+    violations: AtomicU64,
+    unextended: AtomicU64,
+    extends: AtomicU64,
+    /// In nanoseconds.
+    extending: AtomicU64,
 }
 
 /// The measurement list of this boot.
 pub struct MeasurementLog {
     state: Mutex<State>,
+    counters: Arc<Counters>,
+    banks: Vec<HashAlgorithm>,
     hash: HashAlgorithm,
     pcr: u32,
 }
@@ -93,8 +118,10 @@ struct State {
     /// What an entry is hashed with: SHA-1, which is listed; the default hash, which tells known entries; the TPM's banks.
     algorithms: Vec<HashAlgorithm>,
     known: HashSet<(Digest, u32)>,
-    counts: Counts,
+    counters: Arc<Counters>,
     record: Vec<u8>,
+    /// Until when the TPM is left alone.
+    resting: Option<Instant>,
 }
 
 impl MeasurementLog {
@@ -111,16 +138,16 @@ impl MeasurementLog {
         pcr: u32,
     ) -> Result<Self, UnsupportedHash> {
         crypto::hash(hash, &[])?;
-        let banks = tpm.iter().flat_map(Tpm::banks).filter_map(|bank| bank.algorithm);
+        let banks: Vec<_> = tpm.iter().flat_map(Tpm::banks).filter_map(|bank| bank.algorithm).collect();
         let mut algorithms: Vec<HashAlgorithm> = Vec::new();
-        for algorithm in [HashAlgorithm::Sha1, hash].into_iter().chain(banks) {
+        for algorithm in [HashAlgorithm::Sha1, hash].into_iter().chain(banks.iter().copied()) {
             if !algorithms.contains(&algorithm) {
                 algorithms.push(algorithm);
             }
         }
-        let (known, counts, record) = (HashSet::new(), Counts::default(), Vec::new());
-        let state = State { store, tpm, algorithms, known, counts, record };
-        Ok(Self { state: Mutex::new(state), hash, pcr })
+        let (known, record, counters) = (HashSet::new(), Vec::new(), Arc::<Counters>::default());
+        let state = State { store, tpm, algorithms, known, counters: Arc::clone(&counters), record, resting: None };
+        Ok(Self { state: Mutex::new(state), counters, banks, hash, pcr })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -148,8 +175,8 @@ impl MeasurementLog {
             let key = template_digests(entry, &[self.hash])?[0];
             state.known.insert((key, entry.pcr));
         }
-        state.counts.entries += 1;
-        state.counts.violations += u64::from(violation);
+        state.counters.entries.fetch_add(1, Ordering::Relaxed);
+        state.counters.violations.fetch_add(violation.into(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -251,9 +278,21 @@ impl MeasurementLog {
         }
     }
 
-    /// How far the list has come.
+    /// How far the list has come. Never waits for the TPM.
     pub fn counts(&self) -> Counts {
-        self.state().counts
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            entries: load(&self.counters.entries),
+            violations: load(&self.counters.violations),
+            unextended: load(&self.counters.unextended),
+            extends: load(&self.counters.extends),
+            extending: Duration::from_nanos(load(&self.counters.extending)),
+        }
+    }
+
+    /// The TPM's banks, as far as their algorithms are known; none without a TPM.
+    pub fn banks(&self) -> &[HashAlgorithm] {
+        &self.banks
     }
 
     /// Lets the TPM go: what is added from now on is listed alone.
@@ -276,8 +315,8 @@ impl State {
         self.record.clear();
         entry.write_binary(ByteOrder::Little, &mut self.record);
         self.store.append(&self.record)?;
-        self.counts.entries += 1;
-        self.counts.violations += u64::from(entry.is_violation());
+        self.counters.entries.fetch_add(1, Ordering::Relaxed);
+        self.counters.violations.fetch_add(entry.is_violation().into(), Ordering::Relaxed);
         self.extend(entry.pcr, digests)
     }
 
@@ -285,6 +324,15 @@ impl State {
         let Some(tpm) = &mut self.tpm else {
             return Ok(());
         };
+        let missing = |error| {
+            self.counters.unextended.fetch_add(1, Ordering::Relaxed);
+            Err(MeasureError::Tpm { entry: self.counters.entries.load(Ordering::Relaxed), error })
+        };
+        if self.resting.is_some_and(|until| Instant::now() < until) {
+            let source =
+                io::Error::new(io::ErrorKind::TimedOut, "it has not answered lately, and is left alone for a minute");
+            return missing(TpmError::Transport { command: "TPM2_PCR_Extend", source });
+        }
         let banks: Vec<Digest> = tpm
             .banks()
             .iter()
@@ -292,10 +340,13 @@ impl State {
             .collect();
         // Banks that the kernel does not map get the SHA-1 digest and zeros, as from the kernel.
         let sha1 = digests.first().map_or(&[][..], Digest::as_bytes);
-        tpm.pcr_extend_every_bank(pcr, &banks, sha1).map_err(|error| {
-            self.counts.unextended += 1;
-            MeasureError::Tpm { entry: self.counts.entries, error }
-        })
+        let begun = Instant::now();
+        let result = tpm.pcr_extend_every_bank(pcr, &banks, sha1);
+        let took = begun.elapsed();
+        self.counters.extends.fetch_add(1, Ordering::Relaxed);
+        self.counters.extending.fetch_add(took.as_nanos().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.resting = (result.is_err() && took > SILENT).then(|| Instant::now() + REST);
+        result.or_else(missing)
     }
 }
 

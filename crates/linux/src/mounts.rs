@@ -125,6 +125,20 @@ pub fn is_pseudo(kind: &str) -> bool {
     PSEUDO.contains(&kind)
 }
 
+/// A file system's name as the kernel's records have it: its block device's, else its type; else, where it is not mounted in this
+/// namespace, its number.
+///
+/// Source: `s_id` of `struct super_block`.
+pub fn device_name(device: u64) -> String {
+    let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let block = std::fs::read_link(format!("/sys/dev/block/{number}")).ok();
+    if let Some(name) = block.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()) {
+        return name.to_owned();
+    }
+    let mounted = mounts().unwrap_or_default().into_iter().find(|mount| mount.device == device);
+    mounted.map_or(number, |mount| mount.kind)
+}
+
 /// All mounts of this mount namespace.
 ///
 /// # Errors

@@ -111,6 +111,10 @@ pub fn identity(tid: i32, credentials: &Credentials) -> TaskIdentity {
         executable: std::fs::read_link(format!("/proc/{tid}/exe"))
             .map(|path| path.into_os_string().into_vec())
             .unwrap_or_default(),
+        // EINVAL where no security module labels tasks.
+        context: std::fs::read(format!("/proc/{tid}/attr/current"))
+            .map(|label| label.trim_ascii_end().strip_suffix(b"\0").unwrap_or(label.trim_ascii_end()).to_vec())
+            .unwrap_or_default(),
     }
 }
 

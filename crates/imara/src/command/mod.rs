@@ -9,6 +9,7 @@ pub mod change;
 pub mod clear;
 pub mod duration;
 pub mod each_file;
+pub mod events;
 pub mod evm;
 pub mod evmctl;
 pub mod explain;
@@ -20,12 +21,14 @@ pub mod keyring;
 pub mod labelling;
 pub mod man;
 pub mod measurement;
+pub mod metrics;
 pub mod mode;
 pub mod new_files;
 pub mod paths;
 pub mod pcr_files;
 pub mod policy;
 pub mod progress;
+pub mod report;
 pub mod selection;
 pub mod show;
 pub mod sign;
@@ -63,6 +66,8 @@ enum Command {
     Evm(evm::Arguments),
     Guard(guard::Arguments),
     Status(status::Arguments),
+    Events(events::Arguments),
+    Report(report::Arguments),
     Explain(explain::Arguments),
     Mode(mode::Arguments),
     Measurement(measurement::Arguments),
@@ -133,6 +138,8 @@ pub fn main() -> ExitCode {
         Command::Verity(arguments) => verity::run(arguments),
         Command::Evm(arguments) => evm::run(arguments),
         Command::Guard(arguments) => guard::run(arguments),
+        Command::Events(arguments) => events::run(arguments),
+        Command::Report(arguments) => report::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Mode(arguments) => mode::run(arguments),

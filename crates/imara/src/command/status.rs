@@ -1,5 +1,6 @@
 //! `imara status`.
 
+use super::metrics;
 use super::mode::seconds_from_now;
 use super::paths::printable;
 use super::{CommandResult, RuntimeDirectory};
@@ -17,6 +18,9 @@ pub struct Arguments {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Print Prometheus metrics (text format), for a scrape or for node_exporter's textfile collector.
+    #[arg(long, conflicts_with = "json")]
+    metrics: bool,
     #[command(flatten)]
     runtime: RuntimeDirectory,
 }
@@ -37,6 +41,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
     };
     if arguments.json {
         print_json(&status);
+    } else if arguments.metrics {
+        print(metrics::text(&status));
     } else {
         print(for_people(&status));
     }

@@ -1,7 +1,7 @@
 //! What the running guard answers to each command.
 
-use super::audit_log;
-use super::control::Request;
+use super::control::{Reply, Request};
+use super::events::Events;
 use super::evm;
 use super::explanation;
 use super::level2::Programs;
@@ -11,11 +11,13 @@ use super::sentinel::Beside;
 use super::tracing::Tracing;
 use crate::output::Failure;
 use imara_engine::audit::AuditRecord;
-use imara_engine::check::{Checker, Mode};
+use imara_engine::check::{Checker, Mode, Task};
 use imara_engine::keyring::Keyring;
 use imara_format::hash::to_hex;
 use imara_format::pcr::PcrValues;
 use imara_linux::hooks::fanotify::Guard;
+use imara_linux::hooks::latency::{BOUNDS, Latency};
+use imara_linux::opened::OpeningTask;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -27,8 +29,8 @@ pub struct Answers {
     pub guard: Arc<Mutex<Option<Arc<Guard>>>>,
     /// The engine.
     pub checker: Weak<Checker>,
-    /// The last failures.
-    pub recent: Arc<audit_log::Shared>,
+    /// What happened.
+    pub events: Arc<Events>,
     /// What does not change while the guard runs.
     pub about: Value,
     /// The policy.
@@ -44,18 +46,40 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Answers one.
+    /// Answers one that `peer` asks.
     ///
     /// # Errors
     /// [`Failure`]: what keeps it from being done.
-    pub fn answer(&self, request: Request) -> Result<Value, Failure> {
+    pub fn answer(&self, request: Request, peer: i32) -> Result<Reply, Failure> {
         let checker = self.checker.upgrade().ok_or_else(|| Failure::failed("the guard is ending"))?;
+        if let Request::Events { recent } = request {
+            return self
+                .events
+                .listen(recent)
+                .map(Reply::Stream)
+                .ok_or_else(|| Failure::failed("too many listen already").next("end one of the other `imara events`"));
+        }
+        self.document(&checker, request, peer).map(Reply::Once)
+    }
+
+    fn document(&self, checker: &Arc<Checker>, request: Request, peer: i32) -> Result<Value, Failure> {
         match request {
-            Request::Status => Ok(self.status(&checker)),
-            Request::Mode { mode } => self.switch_mode(&checker, &mode),
+            Request::Status => Ok(self.status(checker)),
+            Request::Events { .. } => Err(Failure::failed("events are told one by one")),
+            Request::Report { forget } => {
+                let mut report = self.events.failures();
+                report["schema"] = json!(1);
+                report["mode"] = json!(checker.mode().name());
+                report["since"] = json!(self.started);
+                if forget {
+                    self.events.forget_failures();
+                }
+                Ok(report)
+            }
+            Request::Mode { mode } => self.switch_mode(checker, &mode, peer),
             Request::Policy => Ok(self.policy.show(&checker.policy())),
-            Request::LoadPolicy(load) => self.policy.load(&checker, &*self.guard()?, &load),
-            Request::Trace(wanted) => self.tracing.start(&checker, &self.guard()?, &wanted),
+            Request::LoadPolicy(load) => self.policy.load(checker, &*self.guard()?, &load, peer),
+            Request::Trace(wanted) => self.tracing.start(checker, &self.guard()?, &wanted),
             Request::StopTrace => self.tracing.stop("stopped"),
             Request::Explain { path, uid } => {
                 let policy = checker.policy();
@@ -64,10 +88,10 @@ impl Answers {
                 explanation::explain_file(&policy, checker.keys(), evm, hash, checker.mode(), &path, uid)
                     .map_err(Failure::failed)
             }
-            Request::EvmMode { bits, dry_run } => evm::write_mode(&checker, &bits, dry_run, || self.ask_again()),
-            Request::EvmXattrs { write: Some(write) } => evm::write_xattrs(&checker, &write, || self.ask_again()),
-            Request::EvmXattrs { write: None } => Ok(evm::xattrs(evm::of(&checker)?)),
-            Request::EvmChanges { path } => evm::changes(&checker, &path),
+            Request::EvmMode { bits, dry_run } => evm::write_mode(checker, &bits, dry_run, || self.ask_again()),
+            Request::EvmXattrs { write: Some(write) } => evm::write_xattrs(checker, &write, || self.ask_again()),
+            Request::EvmXattrs { write: None } => Ok(evm::xattrs(evm::of(checker)?)),
+            Request::EvmChanges { path } => evm::changes(checker, &path),
             Request::Pcrs => {
                 let values = checker
                     .log()
@@ -102,7 +126,7 @@ impl Answers {
         Path::new(self.about["runtime_dir"].as_str().unwrap_or_default()).join(runtime::LIST)
     }
 
-    fn switch_mode(&self, checker: &Checker, mode: &str) -> Result<Value, Failure> {
+    fn switch_mode(&self, checker: &Checker, mode: &str, peer: i32) -> Result<Value, Failure> {
         let to = Mode::from_name(mode)
             .ok_or_else(|| Failure::usage(format_args!("mode `{mode}` is not one of enforce, log, fix, off")))?;
         let from = checker.mode();
@@ -112,6 +136,13 @@ impl Answers {
         if let Ok(guard) = self.guard() {
             guard.ask_again_all().map_err(Failure::failed)?;
         }
+        checker.audit_sink().record(AuditRecord::Status {
+            op: "appraise_mode",
+            cause: to.name(),
+            task: OpeningTask::new(peer).identity(),
+            path: Vec::new(),
+            success: true,
+        });
         Ok(json!({ "schema": 1, "from": from.name(), "mode": to.name() }))
     }
 
@@ -152,18 +183,16 @@ impl Answers {
                 "overflows": load(&counters.overflows),
                 "waiting": guard.waiting(),
                 "followed": load(&counters.followed),
+                "latency": latency_json(&counters.latency),
             });
             (json!(watch), events)
         });
-        let banks: Vec<String> = checker
-            .log()
-            .with_tpm(|tpm| {
-                tpm.banks().iter().filter_map(|bank| bank.algorithm).map(|bank| bank.name().to_owned()).collect()
-            })
-            .unwrap_or_default();
+        let banks: Vec<&str> = checker.log().banks().iter().map(|bank| bank.name()).collect();
         let mut tpm = self.about["tpm"].clone();
         tpm["banks"] = json!(banks);
         tpm["pcr"] = self.about["pcr"].clone();
+        tpm["extends"] = json!(counts.extends);
+        tpm["seconds"] = json!(counts.extending.as_secs_f64());
         let mut about_policy = self.policy.about();
         about_policy["rules"] = json!(checker.policy().rules().len());
         json!({
@@ -198,15 +227,18 @@ impl Answers {
             "notes": self.about["notes"],
             "counts": {
                 "accesses": load(&counters.accesses),
+                "known": load(&counters.known),
                 "hashed": load(&counters.collected),
                 "failed": load(&counters.failed),
                 "refused": load(&counters.denied),
                 "errors": load(&counters.measure_errors),
                 "known_files": checker.cache().len(),
-                "audit_dropped": load(&self.recent.dropped),
+                "audit_dropped": load(&self.events.dropped),
+                "audit_unwritten": load(&self.events.unwritten),
             },
             "kernel": events,
-            "recent": self.recent.recent().iter().rev().filter_map(|(when, record)| recent_json(*when, record)).collect::<Vec<_>>(),
+            "causes": self.events.causes(),
+            "recent": self.events.recent(),
         })
     }
 }
@@ -235,34 +267,7 @@ fn blocked_json(keys: &Keyring) -> Value {
     }
 }
 
-fn recent_json(when: u64, record: &AuditRecord) -> Option<Value> {
-    if let AuditRecord::Metadata { status, what, task, path, .. } = record {
-        return Some(json!({
-            "time": when / 1000,
-            "path": String::from_utf8_lossy(path),
-            "func": "appraise_metadata",
-            "cause": status.words(),
-            "detail": what,
-            "refused": false,
-            "rule": null,
-            "pid": task.pid,
-            "uid": task.uids[0],
-            "command": String::from_utf8_lossy(&task.command),
-        }));
-    }
-    let AuditRecord::Data { func, cause, detail, task, path, rule, denied, .. } = record else {
-        return None;
-    };
-    Some(json!({
-        "time": when / 1000,
-        "path": String::from_utf8_lossy(path),
-        "func": func.name(),
-        "cause": cause.words(),
-        "detail": detail,
-        "refused": denied,
-        "rule": rule.map(|rule| rule + 1),
-        "pid": task.pid,
-        "uid": task.uids[0],
-        "command": String::from_utf8_lossy(&task.command),
-    }))
+/// A histogram: how many answers took as long as each bound at most, in microseconds, and how many longer than the last.
+fn latency_json(latency: &Latency) -> Value {
+    json!({ "bounds_us": BOUNDS, "counts": latency.counts(), "seconds": latency.sum().as_secs_f64() })
 }

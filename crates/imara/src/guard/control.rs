@@ -13,6 +13,8 @@
 //! | `{"command":"evm-xattrs","write":W}` | the attributes that EVM protects, with what was written to the list |
 //! | `{"command":"evm-changes","path":P}` | what has been seen of a file's metadata |
 //! | `{"command":"pcrs"}` | the TPM's PCR values, `sha256:10 HEX` a line |
+//! | `{"command":"report","forget":B}` | what `imara report --json` prints |
+//! | `{"command":"events","recent":N}` | an empty document, then an event a line, and `null` from time to time |
 //!
 //! First comes `{"taken":PROCESS}`, at once, so that a guard that hangs is not waited for; then the answer, `{"ok":…}` or
 //! `{"error":{"what":…,"next":…,"outcome":…}}`. The directory that holds the socket is its owner's alone.
@@ -23,18 +25,22 @@ use super::tracing;
 use crate::output::{Failure, Outcome, tell};
 use imara_linux::local_socket;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 /// The longest request, in bytes.
 const MOST: u64 = 64 << 10;
 /// How long a command waits for the guard to take its request.
 const PROMPT: Duration = Duration::from_secs(10);
+/// How often one who listens is told that nothing happened.
+const ALIVE: Duration = Duration::from_secs(1);
 /// How long it then waits for the answer; explaining a large file takes as long as hashing it.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -83,6 +89,31 @@ pub enum Request {
     },
     /// The TPM's PCR values.
     Pcrs,
+    /// Everything that did not pass; and whether it is to be forgotten then.
+    Report {
+        /// Forget it.
+        forget: bool,
+    },
+    /// What happens from now on, after this many of the last failures.
+    Events {
+        /// How many.
+        recent: usize,
+    },
+}
+
+/// What a request is answered with.
+#[derive(Debug)]
+pub enum Reply {
+    /// A document.
+    Once(Value),
+    /// Documents, one a line, until the one who asked goes away.
+    Stream(Receiver<Value>),
+}
+
+impl From<Value> for Reply {
+    fn from(value: Value) -> Self {
+        Self::Once(value)
+    }
 }
 
 /// An answer.
@@ -131,7 +162,38 @@ pub fn ask(directory: &Path, request: &Request) -> Result<Value, AskError> {
     ask_within(directory, request, PROMPT)
 }
 
+/// Asks for what goes on; each document that comes is given to `take`, until it says that it has enough. Between two there is
+/// a `null` each second at the latest.
+///
+/// # Errors
+/// As [`ask`]; and that the guard has ended.
+pub fn follow(
+    directory: &Path,
+    request: &Request,
+    mut take: impl FnMut(Value) -> ControlFlow<()>,
+) -> Result<(), AskError> {
+    let (_, mut answers) = converse(directory, request, PROMPT)?;
+    let pid = local_socket::listener(answers.get_ref()).ok();
+    loop {
+        let mut line = String::new();
+        match answers.read_line(&mut line) {
+            Ok(0) => return Err(AskError::NoGuard(Failure::lacking("the guard has ended"))),
+            Ok(_) => {}
+            Err(error) => return Err(silent(pid, &error)),
+        }
+        let event = serde_json::from_str(&line)
+            .map_err(|error| silent(pid, &format_args!("what it tells cannot be read: {error}")))?;
+        if take(event).is_break() {
+            return Ok(());
+        }
+    }
+}
+
 fn ask_within(directory: &Path, request: &Request, prompt: Duration) -> Result<Value, AskError> {
+    converse(directory, request, prompt).map(|(value, _)| value)
+}
+
+fn converse(directory: &Path, request: &Request, prompt: Duration) -> Result<(Value, BufReader<UnixStream>), AskError> {
     let socket = directory.join(SOCKET);
     let mut stream = local_socket::connect(&socket, prompt).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock => silent(None, &"it takes no connections"),
@@ -159,7 +221,7 @@ fn ask_within(directory: &Path, request: &Request, prompt: Duration) -> Result<V
         answers.read_line(&mut answer).map_err(late)?;
     }
     match serde_json::from_str(&answer) {
-        Ok(Answer::Ok(value)) => Ok(value),
+        Ok(Answer::Ok(value)) => Ok((value, answers)),
         Ok(Answer::Error { what, next, outcome }) => Err(AskError::Refused(Failure { outcome, what, next })),
         Ok(Answer::Taken(_)) => Err(silent(pid, &"it took the request twice")),
         Err(_) if answer.is_empty() => Err(silent(pid, &"it ended before it answered")),
@@ -208,10 +270,11 @@ pub fn listen(directory: &Path) -> std::io::Result<UnixListener> {
 /// Connections answered at the same time.
 const CONNECTIONS: usize = 16;
 
-/// Answers connections, each in a thread of its own: explaining a huge file must not keep `imara mode` waiting.
+/// Answers connections, each in a thread of its own: explaining a huge file must not keep `imara mode` waiting. `answer` is given
+/// the request and the process that asks.
 pub fn serve<F>(listener: &UnixListener, answer: F)
 where
-    F: Fn(Request) -> Result<Value, Failure> + Send + Sync + 'static,
+    F: Fn(Request, i32) -> Result<Reply, Failure> + Send + Sync + 'static,
 {
     let answer = Arc::new(answer);
     let under_way = Arc::new(AtomicUsize::new(0));
@@ -247,7 +310,7 @@ impl Drop for Place {
 
 fn answer_one(
     stream: UnixStream,
-    answer: &(impl Fn(Request) -> Result<Value, Failure> + ?Sized),
+    answer: &(impl Fn(Request, i32) -> Result<Reply, Failure> + ?Sized),
 ) -> std::io::Result<()> {
     let mut line = String::new();
     BufReader::new(stream.try_clone()?.take(MOST)).read_line(&mut line)?;
@@ -260,11 +323,23 @@ fn answer_one(
         .map_err(|error| Failure::failed(format_args!("the request cannot be read: {error}")));
     // Whoever went away meanwhile wants it done all the same.
     let _ = tell(&stream, &Answer::Taken(std::process::id()));
-    let answer = match request.and_then(answer) {
-        Ok(value) => Answer::Ok(value),
-        Err(Failure { what, next, outcome }) => Answer::Error { what, next, outcome },
-    };
-    tell(&stream, &answer)
+    let peer = local_socket::listener(&stream).unwrap_or(0);
+    match request.and_then(|request| answer(request, peer)) {
+        Ok(Reply::Once(value)) => tell(&stream, &Answer::Ok(value)),
+        Ok(Reply::Stream(events)) => {
+            tell(&stream, &Answer::Ok(json!({ "schema": 1 })))?;
+            loop {
+                // A line now and then, without which it would not show that nobody listens any more.
+                let event = match events.recv_timeout(ALIVE) {
+                    Ok(event) => event,
+                    Err(RecvTimeoutError::Timeout) => Value::Null,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                };
+                (&stream).write_all(format!("{event}\n").as_bytes())?;
+            }
+        }
+        Err(Failure { what, next, outcome }) => tell(&stream, &Answer::Error { what, next, outcome }),
+    }
 }
 
 #[cfg(test)]
@@ -276,12 +351,26 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let listener = listen(directory.path()).unwrap();
         std::thread::spawn(move || {
-            serve(&listener, |request| match request {
-                Request::Status => Ok(serde_json::json!({"level": 1})),
+            serve(&listener, |request, peer| match request {
+                Request::Status => Ok(json!({"level": 1, "peer": peer}).into()),
+                Request::Events { recent } => {
+                    let (sender, events) = std::sync::mpsc::channel();
+                    (0..recent).for_each(|number| sender.send(json!(number)).unwrap());
+                    Ok(Reply::Stream(events))
+                }
                 other => Err(Failure::failed(format_args!("{other:?}")).next("nothing")),
             });
         });
-        assert_eq!(ask(directory.path(), &Request::Status).unwrap()["level"], 1);
+        let status = ask(directory.path(), &Request::Status).unwrap();
+        assert_eq!((status["level"].as_u64(), status["peer"].as_u64()), (Some(1), Some(std::process::id().into())));
+        let mut told = Vec::new();
+        let enough = follow(directory.path(), &Request::Events { recent: 5 }, |event| {
+            told.push(event);
+            if told.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(enough.is_ok() && told == [json!(0), json!(1), json!(2)], "{enough:?} {told:?}");
+        let ended = follow(directory.path(), &Request::Events { recent: 1 }, |_| ControlFlow::Continue(()));
+        assert!(matches!(ended, Err(AskError::NoGuard(_))), "{ended:?}");
         let refused = ask(directory.path(), &Request::Mode { mode: "log".into() }).unwrap_err();
         assert!(matches!(refused, AskError::Refused(_)), "{refused:?}");
         let failure = Failure::from(refused);

@@ -14,6 +14,7 @@ use imara_linux::opened::OpenedFile;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The hooks that a file can meet at level 1, with what each means to people.
@@ -92,7 +93,7 @@ fn describe(
         })),
         "cause": cause.map(Cause::words),
         "why": explanation.appraisal.as_ref().map(|appraisal| why(appraisal, cause, explanation)),
-        "to_pass": cause.map(|cause| remedy(cause, explanation, path)),
+        "to_pass": cause.map(|cause| remedy(cause, path, allowed(explanation))),
         "rules": explanation.rules.iter().map(|rule| json!({
             "rule": rule.rule + 1,
             "line": policy.rules().get(rule.rule).map(|rule| rule.line),
@@ -192,20 +193,28 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
     }
 }
 
-/// What would make it pass, as a command to type.
-fn remedy(cause: Cause, explanation: &Explanation, path: &Path) -> String {
+/// A hash algorithm that the rule allows.
+fn allowed(explanation: &Explanation) -> Option<HashAlgorithm> {
+    let set = explanation.decision.allowed_algorithms?;
+    HashAlgorithm::ALL.iter().copied().find(|algorithm| set.contains(*algorithm))
+}
+
+/// What would make it pass, as a command to type. `allowed` is a hash algorithm that the rule allows, where it matters.
+pub fn remedy(cause: Cause, path: &Path, allowed: Option<HashAlgorithm>) -> String {
     let file = quoted(path);
     match cause {
-        Cause::MissingHash | Cause::InvalidHash if !explanation.decision.flags.signature_required => {
+        Cause::MissingHash | Cause::InvalidHash => {
             format!("imara sign -k /etc/keys/privkey_ima.pem {file}    # if its content is what you meant")
         }
         Cause::DeniedHashAlgorithm => {
-            let allowed = HashAlgorithm::ALL
-                .iter()
-                .find(|algorithm| explanation.decision.allowed_algorithms.is_some_and(|set| set.contains(**algorithm)))
-                .map_or("sha256", |algorithm| algorithm.name());
+            let allowed = allowed.unwrap_or(HashAlgorithm::Sha256).name();
             format!("imara sign -k /etc/keys/privkey_ima.pem -a {allowed} {file}")
         }
+        Cause::Immutable => format!("setfattr -x security.ima {file}    # then change it, and sign it again"),
+        Cause::Writers => format!("fuser -v {file}    # tells who has it open for writing"),
+        Cause::CollectFailed => format!("sha256sum {file}    # tells why it cannot be read"),
+        Cause::MeasureFailed => "imara status    # tells where the list is: is its file system full?".into(),
+        Cause::Overdue => "imara status    # tells what is waited for".into(),
         Cause::MissingHmac => {
             format!("imara evm hmac --write {file}    # if its owner, mode and attributes are what you meant")
         }
@@ -216,20 +225,31 @@ fn remedy(cause: Cause, explanation: &Explanation, path: &Path) -> String {
         Cause::VeritySignatureRequired | Cause::InvalidVeritySignature => {
             "enable fs-verity on it and sign its fs-verity digest (version 3)".into()
         }
-        _ => format!(
+        Cause::ImaSignatureRequired
+        | Cause::InvalidSignature
+        | Cause::InvalidSignatureVersion
+        | Cause::UnknownImaData
+        | Cause::Unknown => format!(
             "imara sign -k /etc/keys/privkey_ima.pem {file}    # with the key of a certificate that the guard has"
         ),
     }
 }
 
-/// A path as a shell takes it.
+/// A path as a shell takes it; one with control characters, or that is not UTF-8, as bash and its kin do.
 fn quoted(path: &Path) -> String {
-    let text = path.to_string_lossy();
+    let bytes = path.as_os_str().as_bytes();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.into_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() && text.chars().all(plain) => text.to_owned(),
+        Ok(text) if !text.contains(char::is_control) => format!("'{}'", text.replace('\'', "'\\''")),
+        _ => {
+            let escape = |byte: &u8| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(*byte)),
+                0x20..=0x7e => char::from(*byte).to_string(),
+                _ => format!("\\x{byte:02x}"),
+            };
+            format!("$'{}'", bytes.iter().map(escape).collect::<String>())
+        }
     }
 }
 
@@ -297,5 +317,25 @@ fn label_for_people(label: &Value) -> String {
         }
         Some("unreadable") => format!("unreadable: {}", text(&label["error"])),
         Some(other) => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_quoted_for_the_shell_and_does_nothing_to_a_terminal() {
+        for (path, expected) in [
+            (&b"/srv/app/x-1.2"[..], "/srv/app/x-1.2"),
+            (b"/a b", "'/a b'"),
+            (b"/it's", "'/it'\\''s'"),
+            (b"", "''"),
+            ("/ä".as_bytes(), "'/ä'"),
+            (b"/a\x1b'\\\n", "$'/a\\x1b\\'\\\\\\x0a'"),
+            (b"/\xff", "$'/\\xff'"),
+        ] {
+            assert_eq!(quoted(Path::new(std::ffi::OsStr::from_bytes(path))), expected, "{path:?}");
+        }
     }
 }

@@ -99,18 +99,18 @@ impl LivePolicy {
         document
     }
 
-    /// Loads a policy.
+    /// Loads a policy that the process `peer` wants loaded.
     ///
     /// # Errors
     /// [`Failure`]; the policy before is in force then.
-    pub fn load(&self, checker: &Checker, guard: &Guard, load: &Load) -> Result<Value, Failure> {
+    pub fn load(&self, checker: &Checker, guard: &Guard, load: &Load, peer: i32) -> Result<Value, Failure> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         let in_force = self.in_force();
         let path = load.path.clone().unwrap_or_else(|| in_force.path.clone());
         let result = self.try_load(checker, guard, load, in_force, &path);
         if !load.dry_run {
             let cause = if result.is_ok() { "completed" } else { "failed" };
-            let task: TaskIdentity = OpeningTask::new(std::process::id().cast_signed()).identity();
+            let task: TaskIdentity = OpeningTask::new(peer).identity();
             checker.audit_sink().record(AuditRecord::Status {
                 op: "policy_update",
                 cause,

@@ -4,6 +4,7 @@ pub mod answers;
 pub mod audit_log;
 pub mod config;
 pub mod control;
+pub mod events;
 pub mod evm;
 pub mod explanation;
 pub mod level2;

@@ -3,10 +3,11 @@
 use super::answers::Answers;
 use super::audit_log::AuditLog;
 use super::config::{Config, MissingPolicy, TpmChoice};
-use super::control::{self};
+use super::control::{self, Request};
+use super::events::Events;
 use super::level2::Programs;
 use super::list::{self, Chain, Mirror};
-use super::live_policy::LivePolicy;
+use super::live_policy::{LivePolicy, Load};
 use super::policy_source::{self, Demands, PolicySource};
 use super::runtime::{self, HEARTBEAT, Left, Runtime};
 use super::sentinel::{self, Beside};
@@ -75,7 +76,8 @@ struct Beginning {
     notes: Vec<String>,
 }
 
-/// Runs a guard until SIGTERM, SIGINT or SIGHUP. `tell` says what is worth knowing to whoever started it.
+/// Runs a guard until SIGTERM or SIGINT; SIGHUP has it read its policy again, or ends it where it has a terminal, which is gone then.
+/// `tell` says what is worth knowing to whoever started it.
 ///
 /// # Errors
 /// [`Failure`] with what keeps it from starting; nothing is watched then.
@@ -114,7 +116,8 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         runtime.write_state(true).map_err(Failure::failed)?;
     }
     let log = Arc::new(start_list(config, &runtime, left, same_boot, &in_use, tpm, &template, &mut beginning)?);
-    let (audit, recent, audit_thread) = AuditLog::open(&runtime.path(runtime::AUDIT_LOG)).map_err(Failure::failed)?;
+    let events = Events::on_standard_error();
+    let (audit, audit_thread) = AuditLog::open(&runtime.path(runtime::AUDIT_LOG), &events).map_err(Failure::failed)?;
     let policy = CompiledPolicy::new(source.policy.clone());
     let checker = Checker::new(policy, keys, Arc::clone(&log), template, config.mode, Box::new(audit));
     let checker = Arc::new(checker.with_evm(evm));
@@ -154,20 +157,21 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
             .push(format!("the policy's version cannot be kept, so an older one will not be refused: {error}"));
     }
     let tracing = Arc::new(Tracing::default());
-    let answers = Answers {
+    let answers = Arc::new(Answers {
         guard: Arc::clone(&guard),
         checker: Arc::downgrade(&checker),
-        recent,
+        events,
         about: about(config, &directory, &in_use, &beginning),
         started: now_seconds(),
         policy: LivePolicy::new(source, demands),
         tracing: Arc::clone(&tracing),
         programs,
         beside: Arc::clone(&beside),
-    };
+    });
+    let asked = Arc::clone(&answers);
     std::thread::Builder::new()
         .name("control".into())
-        .spawn(move || control::serve(&listener, move |request| answers.answer(request)))
+        .spawn(move || control::serve(&listener, move |request, peer| asked.answer(request, peer)))
         .map_err(Failure::failed)?;
     let heartbeat = runtime.heartbeat().map_err(Failure::failed)?;
     std::thread::Builder::new()
@@ -187,12 +191,30 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         tell(note);
     }
     ready()?;
-    let signal = sys::process::wait_for_signal();
+    let signal = wait_for_the_end(&answers, &mut tell);
+    drop(answers);
     tell(&format!("ending on signal {signal}"));
     service_manager::tell("STOPPING=1");
     let outcome = stop(guard, &tracing, checker, log, in_use, runtime, audit_thread, &mut tell);
     beside.stop();
     outcome
+}
+
+/// Waits for the signal that ends the guard, and does meanwhile what SIGHUP wants.
+fn wait_for_the_end(answers: &Answers, tell: &mut impl FnMut(&str)) -> i32 {
+    use std::io::IsTerminal;
+    let terminal = std::io::stdin().is_terminal() || std::io::stdout().is_terminal() || std::io::stderr().is_terminal();
+    loop {
+        let signal = sys::process::wait_for_signal();
+        if signal != sys::process::HANGUP || terminal {
+            return signal;
+        }
+        let own = std::process::id().cast_signed();
+        match answers.answer(Request::LoadPolicy(Load::default()), own) {
+            Ok(_) => tell("the policy was read again and is in force"),
+            Err(failure) => tell(&format!("the policy was not loaded: {}", failure.what)),
+        }
+    }
 }
 
 /// The policy to start with.

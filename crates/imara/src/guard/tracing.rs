@@ -478,7 +478,8 @@ mod tests {
             }
         }
         let directory = tempfile::tempdir().unwrap();
-        let (audit, _, _) = crate::guard::audit_log::AuditLog::open(&directory.path().join("audit")).unwrap();
+        let events = crate::guard::events::Events::new(|_| {});
+        let (audit, _) = crate::guard::audit_log::AuditLog::open(&directory.path().join("audit"), &events).unwrap();
         let log = imara_engine::measure::MeasurementLog::new(Box::new(Nowhere), None, HashAlgorithm::Sha256, 10);
         let checker = Arc::new(Checker::new(
             CompiledPolicy::new(Policy::default()),

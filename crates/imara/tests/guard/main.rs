@@ -12,6 +12,7 @@ mod keyrings;
 mod live_policy;
 mod measurement;
 mod mounts;
+mod operations;
 mod reach;
 mod restart;
 mod sentinel;

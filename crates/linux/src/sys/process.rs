@@ -73,6 +73,9 @@ pub fn block_termination() {
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
 }
 
+/// SIGHUP, as [`wait_for_signal`] tells it.
+pub const HANGUP: i32 = libc::SIGHUP;
+
 /// Waits for SIGTERM, SIGINT or SIGHUP; the number of the one that came.
 pub fn wait_for_signal() -> i32 {
     let set = termination();
