@@ -52,6 +52,8 @@ pub enum AuditRecord {
         rule: Option<usize>,
         /// Whether the access was refused.
         denied: bool,
+        /// Whether the file was given the label that it lacked (fix mode).
+        fixed: bool,
     },
     /// Protected metadata was changed as EVM would not have let it (`INTEGRITY_METADATA`); it was seen only afterwards.
     Metadata {

@@ -255,6 +255,8 @@ struct Concluded {
     decided: Decided,
     cause: Option<(Cause, String)>,
     immutable: bool,
+    /// Whether the file was labelled for it.
+    fixed: bool,
 }
 
 /// Step 7's result: why the access did not pass, and whether it is refused for it.
@@ -651,9 +653,9 @@ impl Checker {
     /// Step 7: the verdict, and what is remembered of it.
     fn verdict(&self, appraised: Appraised, access: &Access<'_>) -> Judged {
         let hook = appraised.collected.pending.decided.hook;
-        let Concluded { decided, cause, immutable } = self.conclude(appraised, access);
+        let Concluded { decided, cause, immutable, fixed } = self.conclude(appraised, access);
         if let Some((cause, detail)) = cause {
-            return self.fail(access, hook, &decided.decision, cause, detail);
+            return self.fail(access, hook, &decided.decision, cause, detail, fixed);
         }
         if decided.decision.appraise.is_some() && immutable && access.writes && self.mode() != Mode::Off {
             return self.refuse_write(access, &decided);
@@ -668,6 +670,7 @@ impl Checker {
         record.audited |= audit;
         let mut cause = None;
         let mut detail = String::new();
+        let mut fixed = false;
         let appraisal_passed = appraisal.as_ref().is_some_and(|appraisal| appraisal.cause.is_none());
         if let Some(appraisal) = appraisal {
             let algorithm = collected.digest.algorithm();
@@ -688,6 +691,7 @@ impl Checker {
                 if let Ok(digest) = self.fix(access, &collected.digest) {
                     detail = format!("labelled with {digest}");
                     record = Record::new(record.stamp);
+                    fixed = true;
                 }
             }
             if cause.is_none() && decided.decision.allowed_algorithms.is_some_and(|set| !set.contains(algorithm)) {
@@ -696,9 +700,9 @@ impl Checker {
             }
         }
         let immutable = record.immutable;
-        let signed = collected.label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE);
+        let signed = !fixed && collected.label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE);
         // As in the kernel: `hash` follows every change, `appraise` those of a writer who found the label right.
-        let appraised = appraisal_passed && access.writes && decided.decision.appraise_slot == Slot::File;
+        let appraised = (appraisal_passed || fixed) && access.writes && decided.decision.appraise_slot == Slot::File;
         if !signed && !immutable && (decided.decision.hash.is_some() || appraised) {
             self.maintain(access.file.id());
         }
@@ -708,7 +712,7 @@ impl Checker {
             cause = Some(Cause::Writers);
             detail = "it was open for writing, or changed, while it was judged".into();
         }
-        Concluded { decided, cause: cause.map(|cause| (cause, detail)), immutable }
+        Concluded { decided, cause: cause.map(|cause| (cause, detail)), immutable, fixed }
     }
 
     /// Does for a hook what it asks for ahead of it, where the kernel will come to it without asking again: the file is measured
@@ -782,7 +786,7 @@ impl Checker {
         if access.created {
             return Judged::PASSED;
         }
-        self.fail(access, decided.hook, &decided.decision, Cause::Immutable, String::new())
+        self.fail(access, decided.hook, &decided.decision, Cause::Immutable, String::new(), false)
     }
 
     /// Once for each writer, as the kernel does since 6.12: or an unprivileged writer could fill the list.
@@ -810,11 +814,19 @@ impl Checker {
             Trouble::Measure(error) => (Cause::MeasureFailed, error.to_string()),
         };
         self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
-        self.fail(access, hook, decision, cause, detail)
+        self.fail(access, hook, decision, cause, detail, false)
     }
 
     /// Where every refusal comes from.
-    fn fail(&self, access: &Access<'_>, hook: Hook, decision: &Decision, cause: Cause, detail: String) -> Judged {
+    fn fail(
+        &self,
+        access: &Access<'_>,
+        hook: Hook,
+        decision: &Decision,
+        cause: Cause,
+        detail: String,
+        fixed: bool,
+    ) -> Judged {
         let denied = self.mode() == Mode::Enforce;
         self.counters.failed.fetch_add(1, Ordering::Relaxed);
         self.audit.record(AuditRecord::Data {
@@ -826,6 +838,7 @@ impl Checker {
             inode: access.file.id(),
             rule: decision.appraise,
             denied,
+            fixed,
         });
         if denied {
             self.counters.denied.fetch_add(1, Ordering::Relaxed);

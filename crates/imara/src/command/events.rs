@@ -109,7 +109,11 @@ fn for_people(event: &Value) -> String {
     let detail = if text("detail").is_empty() { String::new() } else { format!(": {}", text("detail")) };
     match event["kind"].as_str() {
         Some("appraisal" | "metadata") => {
-            let verdict = if event["refused"] == true { "refused" } else { "failed" };
+            let verdict = match (event["refused"] == true, event["fixed"] == true) {
+                (true, _) => "refused",
+                (false, true) => "fixed",
+                (false, false) => "failed",
+            };
             format!("{time} {verdict:<9} {} {} {} by {who}{detail}\n", text("path"), text("func"), text("cause"))
         }
         Some("audit") => format!("{time} audit     {} {} by {who}\n", text("path"), text("digest")),

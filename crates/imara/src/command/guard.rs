@@ -138,5 +138,5 @@ pub fn run(arguments: Arguments) -> CommandResult {
     if arguments.require_signed_policy {
         file.policy_signature = Some("required".into());
     }
-    run::run(&Config::new(file)?, |note| eprintln!("imara: {note}"))
+    run::run(&Config::new(file)?)
 }

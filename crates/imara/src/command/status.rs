@@ -205,7 +205,11 @@ fn for_people(status: &Value) -> String {
         line("note", text(note));
     }
     for record in status["recent"].as_array().into_iter().flatten().take(8) {
-        let verdict = if record["refused"] == true { "refused" } else { "failed" };
+        let verdict = match (record["refused"] == true, record["fixed"] == true) {
+            (true, _) => "refused",
+            (false, true) => "fixed",
+            (false, false) => "failed",
+        };
         line(
             verdict,
             format!(

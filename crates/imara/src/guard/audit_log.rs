@@ -120,9 +120,12 @@ const fn op(cause: Cause) -> &'static str {
         | Cause::InvalidVeritySignature
         | Cause::UnknownImaData
         | Cause::Unknown
+        | Cause::Blocked
         | Cause::MeasureFailed
         | Cause::Immutable
-        | Cause::Overdue => "appraise_data",
+        | Cause::Overdue
+        | Cause::NoVerdict
+        | Cause::Protected => "appraise_data",
     }
 }
 
@@ -237,6 +240,7 @@ mod tests {
             inode: InodeId { device: 0x802, inode: 4711 },
             rule: None,
             denied: true,
+            fixed: false,
         };
         // The kernel's, but for the name that is told from the others.
         assert_eq!(

@@ -10,13 +10,15 @@ use crate::command::paths::{path_json, printable_bytes as printable};
 use imara_engine::appraise::Cause;
 use imara_engine::audit::{AuditRecord, TaskIdentity};
 use imara_format::policy::Func;
+use imara_linux::sys::lease;
+use imara_linux::sys::process::block_termination;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,6 +46,8 @@ pub struct Events {
     /// Records that could not be written.
     pub unwritten: AtomicU64,
     words: SyncSender<String>,
+    /// Words that were not said yet.
+    unsaid: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -110,13 +114,20 @@ impl Events {
     /// Nothing has happened yet. `say` is given what standard error is to be told, in a thread of its own, which may wait.
     pub fn new(mut say: impl FnMut(&str) + Send + 'static) -> Arc<Self> {
         let (words, said) = sync_channel::<String>(64);
+        let unsaid = Arc::<AtomicUsize>::default();
+        let left = Arc::clone(&unsaid);
         // Where no thread can be started nothing is said; everything else works.
         let _ = std::thread::Builder::new().name("explain".into()).spawn(move || {
+            // It begins before the guard's other threads, which have learnt it from the one that starts them.
+            block_termination();
+            lease::block_signals();
             for word in said {
                 say(&word);
+                left.fetch_sub(1, Ordering::SeqCst);
             }
         });
-        Arc::new(Self { state: Mutex::default(), dropped: AtomicU64::new(0), unwritten: AtomicU64::new(0), words })
+        let (dropped, unwritten) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { state: Mutex::default(), dropped, unwritten, words, unsaid })
     }
 
     /// The same, said on standard error.
@@ -125,6 +136,23 @@ impl Events {
             // Nothing is left to tell anybody when standard error is gone.
             let _ = writeln!(std::io::stderr(), "imara: {word}");
         })
+    }
+
+    /// Says something on standard error, which may wait for the guard: so nobody waits for it.
+    pub fn say(&self, word: impl Into<String>) {
+        self.unsaid.fetch_add(1, Ordering::SeqCst);
+        if self.words.try_send(word.into()).is_err() {
+            // Who is to hear it does not listen.
+            self.unsaid.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits until everything was said, but no longer than `most`.
+    pub fn fall_silent(&self, most: Duration) {
+        let begun = Instant::now();
+        while self.unsaid.load(Ordering::SeqCst) > 0 && begun.elapsed() < most {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -137,8 +165,7 @@ impl Events {
         if let AuditRecord::Data { .. } | AuditRecord::Metadata { .. } = record {
             state.note_failure(when, record);
             if let Some(word) = state.explain(record, Instant::now()) {
-                // Who is to hear it does not listen.
-                let _ = self.words.try_send(word);
+                self.say(word);
             }
         }
         state.publish(when, record);
@@ -242,7 +269,7 @@ impl State {
 
     /// A word about a failure, if it is the first of its kind and there were not too many.
     fn explain(&mut self, record: &AuditRecord, now: Instant) -> Option<String> {
-        let AuditRecord::Data { func, cause, detail, task, path, denied, .. } = record else {
+        let AuditRecord::Data { func, cause, detail, task, path, denied, fixed, .. } = record else {
             return None;
         };
         if self.explained.len() >= FAILURES {
@@ -261,7 +288,11 @@ impl State {
         let shown = printable(path);
         let mut word = format!(
             "{} {shown} ({}, {cause}) for {} (process {}, user {})",
-            if *denied { "refused" } else { "would be refused:" },
+            match (denied, fixed) {
+                (true, _) => "refused",
+                (false, true) => "fixed",
+                (false, false) => "would be refused:",
+            },
             func.name(),
             printable(&task.command),
             task.pid,
@@ -270,7 +301,9 @@ impl State {
         if !detail.is_empty() {
             word.push_str(&format!(": {}", printable(detail.as_bytes())));
         }
-        word.push_str(&format!("; to let it pass: {}", remedy(*cause, Path::new(OsStr::from_bytes(path)), None)));
+        if !fixed {
+            word.push_str(&format!("; to let it pass: {}", remedy(*cause, Path::new(OsStr::from_bytes(path)), None)));
+        }
         let silent = std::mem::take(&mut self.explaining.silent);
         if silent > 0 {
             word.push_str(&format!(" ({silent} more that did not pass meanwhile: imara report)"));
@@ -309,13 +342,14 @@ fn put_path(value: &mut Value, path: &[u8]) {
 /// A record for whoever listens: a document with the kind of what happened, and when, in seconds since 1970.
 pub fn to_json(when: u64, record: &AuditRecord) -> Value {
     let (mut event, task, path) = match record {
-        AuditRecord::Data { func, cause, detail, task, path, inode, rule, denied } => (
+        AuditRecord::Data { func, cause, detail, task, path, inode, rule, denied, fixed } => (
             json!({
                 "kind": "appraisal",
                 "func": func.name(),
                 "cause": cause.words(),
                 "detail": detail,
                 "refused": denied,
+                "fixed": fixed,
                 "rule": rule.map(|rule| rule + 1),
                 "inode": inode.inode,
             }),
@@ -374,6 +408,7 @@ mod tests {
             inode: InodeId { device: 1, inode: 2 },
             rule: Some(2),
             denied,
+            fixed: false,
         }
     }
 

@@ -215,6 +215,8 @@ pub fn remedy(cause: Cause, path: &Path, allowed: Option<HashAlgorithm>) -> Stri
         Cause::CollectFailed => format!("sha256sum {file}    # tells why it cannot be read"),
         Cause::MeasureFailed => "imara status    # tells where the list is: is its file system full?".into(),
         Cause::Overdue => "imara status    # tells what is waited for".into(),
+        Cause::NoVerdict => format!("imara explain {file}    # and try it again: the guard has judged it meanwhile"),
+        Cause::Protected => "imara status    # it is the guard's own, which nobody else may change".into(),
         Cause::MissingHmac => {
             format!("imara evm hmac --write {file}    # if its owner, mode and attributes are what you meant")
         }

@@ -68,6 +68,9 @@ impl Drop for StoppedAtEnd {
     }
 }
 
+/// How long it is waited at the end until everything was said.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What is told of the start.
 #[derive(Debug, Default)]
 struct Beginning {
@@ -77,11 +80,20 @@ struct Beginning {
 }
 
 /// Runs a guard until SIGTERM or SIGINT; SIGHUP has it read its policy again, or ends it where it has a terminal, which is gone then.
-/// `tell` says what is worth knowing to whoever started it.
+/// What is worth knowing is said on standard error.
 ///
 /// # Errors
 /// [`Failure`] with what keeps it from starting; nothing is watched then.
-pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failure> {
+pub fn run(config: &Config) -> Result<Outcome, Failure> {
+    let events = Events::on_standard_error();
+    let result = run_telling(config, &events);
+    // Whoever has a standard error that takes nothing must not keep the guard from ending.
+    events.fall_silent(LAST_WORDS);
+    result
+}
+
+fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure> {
+    let mut tell = |note: &str| events.say(note);
     let keys = config.trust.keyring(&config.keys, None)?;
     let demands =
         Demands { signature: config.policy_signature_required, state_directory: config.state_directory.clone() };
@@ -116,8 +128,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
         runtime.write_state(true).map_err(Failure::failed)?;
     }
     let log = Arc::new(start_list(config, &runtime, left, same_boot, &in_use, tpm, &template, &mut beginning)?);
-    let events = Events::on_standard_error();
-    let (audit, audit_thread) = AuditLog::open(&runtime.path(runtime::AUDIT_LOG), &events).map_err(Failure::failed)?;
+    let (audit, audit_thread) = AuditLog::open(&runtime.path(runtime::AUDIT_LOG), events).map_err(Failure::failed)?;
     let policy = CompiledPolicy::new(source.policy.clone());
     let checker = Checker::new(policy, keys, Arc::clone(&log), template, config.mode, Box::new(audit));
     let checker = Arc::new(checker.with_evm(evm));
@@ -160,7 +171,7 @@ pub fn run(config: &Config, mut tell: impl FnMut(&str)) -> Result<Outcome, Failu
     let answers = Arc::new(Answers {
         guard: Arc::clone(&guard),
         checker: Arc::downgrade(&checker),
-        events,
+        events: Arc::clone(events),
         about: about(config, &directory, &in_use, &beginning),
         started: now_seconds(),
         policy: LivePolicy::new(source, demands),

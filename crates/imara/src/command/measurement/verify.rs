@@ -81,6 +81,13 @@ pub struct Verify {
     quiet: bool,
 }
 
+/// How many entries the running guard could not give to the TPM.
+fn not_in_tpm(arguments: &Verify) -> u64 {
+    // A guard that has ended meanwhile has said what it had to.
+    let status = ask(&arguments.list.runtime_dir, &Request::Status).unwrap_or_default();
+    status["list"]["not_in_tpm"].as_u64().unwrap_or(0)
+}
+
 /// Verifies a list.
 pub fn verify(arguments: &Verify) -> CommandResult {
     let source = Source::find(&arguments.list)?;
@@ -91,7 +98,13 @@ pub fn verify(arguments: &Verify) -> CommandResult {
     let (report, is_ascii) = prove_twice(&source, &against)?;
     let unmeant = report.contents.as_ref().map_or(0, ContentsReport::failed);
     let grown = !(arguments.prefix || source.is_live()) && report.verdict == Verdict::BeginningProven;
+    // An entry that the TPM did not take is no entry that came meanwhile.
+    let missing = match (&source, report.verdict == Verdict::BeginningProven) {
+        (Source::Guard(_), true) => not_in_tpm(arguments),
+        _ => 0,
+    };
     let outcome = match report.verdict {
+        _ if missing > 0 => Outcome::Failed,
         _ if unmeant > 0 => Outcome::Failed,
         Verdict::Proven | Verdict::OnlyConsistent => Outcome::Done,
         Verdict::BeginningProven if grown => Outcome::Failed,
@@ -132,6 +145,13 @@ pub fn verify(arguments: &Verify) -> CommandResult {
             report.entries
         ))
         .next("entries were added since the PCR values were read, or forged: read the values anew, or accept the rest as unproven with --prefix")),
+        (None, None) if missing > 0 => Err(Failure::failed(format_args!(
+            "{}: the TPM did not take {missing} of the {} entries, and proves the first {}",
+            source.name(),
+            report.entries,
+            report.proven
+        ))
+        .next("what it lacks cannot be put into it later: the list can be proven again from the next boot on")),
         (None, None) if unmeant > 0 => {
             for finding in report.contents.iter().flat_map(|contents| &contents.findings) {
                 complain(&Failure::failed(format_args!("entry {} ({}): {}", finding.entry, finding.path, finding.why)));

@@ -37,6 +37,7 @@ impl Shared {
             inode: InodeId { device: 0, inode: 0 },
             rule: None,
             denied: !allowed,
+            fixed: false,
         });
     }
 

@@ -258,6 +258,7 @@ impl Shared {
             inode: id,
             rule: None,
             denied: true,
+            fixed: false,
         });
         match refusal.why {
             Why::NotAsked | Why::NoVerdict if known.is_none() && refusal.asked != Bits::OPEN => {

@@ -1,0 +1,173 @@
+//! What is slow, full, dead or in the way: each has a stated outcome (docs/guard.md), and none holds up an access for long.
+
+use crate::scratch::*;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// In log mode each read of a file without a label is a failure, and none is remembered.
+const READS: &str = "appraise func=FILE_CHECK mask=MAY_READ\n";
+
+#[test]
+fn a_tpm_that_does_not_answer_is_waited_for_once() {
+    let mut scratch = scratch!("a_tpm_that_does_not_answer_is_waited_for_once");
+    let programs: Vec<PathBuf> = (0..8).map(|number| scratch.signed_program(&format!("p{number}"))).collect();
+    let unsigned = scratch.program("unsigned");
+    settle();
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    assert!(runs(&programs[0]));
+    let swtpm = scratch.swtpm().unwrap();
+    signal("STOP", swtpm);
+    let begun = Instant::now();
+    for program in &programs {
+        assert!(runs(program), "the entry stands");
+    }
+    assert!(!runs(&unsigned), "and what is refused is refused");
+    assert!(begun.elapsed() < PATIENCE / 2, "not each entry waits: {:?}", begun.elapsed());
+    let begun = Instant::now();
+    let status = scratch.status();
+    assert!(begun.elapsed() < Duration::from_secs(5), "nor does whoever asks for the status");
+    assert_eq!(status["list"]["not_in_tpm"], programs.len(), "{}", status["list"]);
+    assert!(programs.iter().all(|program| scratch.listed(program) == 1));
+    signal("CONT", swtpm);
+    assert_ne!(scratch.imara(&["measurement", "verify"]).status.code(), Some(0), "it shows when the list is verified");
+    assert!(scratch.alive());
+    scratch.kill();
+}
+
+#[test]
+fn an_audit_log_that_takes_nothing_loses_records_and_counts_them() {
+    let mut scratch = scratch!("an_audit_log_that_takes_nothing_loses_records_and_counts_them");
+    let file = scratch.data("file", 0);
+    fs::create_dir_all(&scratch.run).unwrap();
+    fs::set_permissions(&scratch.run, fs::Permissions::from_mode(0o700)).unwrap();
+    let log = scratch.run.join("audit.log");
+    must(command("mkfifo").arg(&log));
+    // There is a reader, who never reads.
+    let deaf = OpenOptions::new().read(true).write(true).open(&log).unwrap();
+    scratch.guard_with(READS, "log", &["--tpm", "none"]);
+    assert_eq!(scratch.open_as(0, libc_flags("O_RDONLY"), &file, 6000), 0);
+    let counts = scratch.status()["counts"].clone();
+    assert!(counts["audit_dropped"].as_u64().unwrap() > 0, "{counts}");
+    assert_eq!(counts["failed"], 6000, "what happened is counted all the same: {counts}");
+    scratch.switch("enforce");
+    assert!(!opens(&file));
+    let begun = Instant::now();
+    scratch.stop();
+    assert!(begun.elapsed() < Duration::from_secs(15), "nor does it hold up the end");
+    drop(deaf);
+}
+
+#[test]
+fn a_standard_error_that_takes_nothing_holds_up_nothing() {
+    let mut scratch = scratch!("a_standard_error_that_takes_nothing_holds_up_nothing");
+    let unsigned: Vec<PathBuf> = (0..12).map(|number| scratch.program(&format!("u{number}"))).collect();
+    let full = scratch.path("full");
+    must(command("mkfifo").arg(&full));
+    // As the journal that waits for the guard: a pipe that is full already.
+    let mut pipe = OpenOptions::new().read(true).write(true).open(&full).unwrap();
+    must(command("sh").args(["-c", "timeout 2 cat /dev/zero > \"$1\" || true", "sh"]).arg(&full));
+    let silent = scratch.path("silent");
+    fs::write(&silent, format!("#!/bin/sh\nexec 2> '{}'\nexec '{IMARA}' \"$@\"\n", full.display())).unwrap();
+    fs::set_permissions(&silent, fs::Permissions::from_mode(0o755)).unwrap();
+    scratch.imara = silent;
+    // A note at the start, a word for each of these, and one at the end.
+    scratch.guard_with("appraise func=BPRM_CHECK\n", "enforce", &["--tpm", "none"]);
+    scratch.imara = IMARA.into();
+    assert!(unsigned.iter().all(|program| !runs(program)));
+    assert!(scratch.alive());
+    signal("HUP", scratch.pid());
+    scratch.stop();
+    // Not before its end: whoever has it open keeps it full.
+    let mut room = [0; 16];
+    std::io::Read::read_exact(&mut pipe, &mut room).unwrap();
+}
+
+#[test]
+fn a_log_on_a_full_file_system_is_counted_and_decisions_go_on() {
+    let mut scratch = scratch!("a_log_on_a_full_file_system_is_counted_and_decisions_go_on");
+    let unsigned = scratch.program("unsigned");
+    let small = scratch.path("small");
+    fs::create_dir(&small).unwrap();
+    must(command("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(&small));
+    scratch.run = small.join("run");
+    scratch.guard_with("appraise func=BPRM_CHECK\n", "enforce", &["--tpm", "none"]);
+    let filler = small.join("filler");
+    let filled = output(command("dd").args(["if=/dev/zero", "bs=4k"]).arg(format!("of={}", filler.display()))).unwrap();
+    assert!(!filled.status.success(), "the file system is full");
+    for _ in 0..100 {
+        assert!(!runs(&unsigned));
+    }
+    eventually("what could not be written is counted", PATIENCE, || {
+        scratch.status()["counts"]["audit_unwritten"].as_u64().unwrap() > 0
+    });
+    let report = scratch.json(&["report", "--json"]);
+    assert_eq!(report["failures"][0]["count"], 100, "{report}");
+    fs::remove_file(&filler).unwrap();
+    scratch.stop();
+    let _ = output(command("umount").arg("-l").arg(&small));
+}
+
+#[test]
+fn a_guard_without_memory_holds_up_nobody() {
+    let mut scratch = scratch!("a_guard_without_memory_holds_up_nobody");
+    let programs: Vec<PathBuf> = (0..30).map(|number| scratch.signed_program(&format!("p{number}"))).collect();
+    settle();
+    scratch.guard_with(SIGNED_PROGRAMS, "enforce", &["--tpm", "none"]);
+    assert!(runs(&programs[0]));
+    // Not a byte more from here on: it goes on with what it has, refuses, or ends, in which case the kernel lets accesses go on.
+    must(command("prlimit").args(["--as=4096:4096", "--pid", &scratch.pid().to_string()]));
+    let begun = Instant::now();
+    for program in &programs {
+        // `output` has its patience.
+        let _ = output(&mut command(program));
+    }
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    scratch.kill();
+    assert!(runs(&programs[1]));
+    next_second();
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    assert!(scratch.said().contains("the guard before"), "{}", scratch.said());
+}
+
+#[test]
+fn a_package_is_installed_on_what_is_guarded() {
+    let mut scratch = scratch!("a_package_is_installed_on_what_is_guarded");
+    let package = scratch.path("package");
+    fs::create_dir_all(package.join("DEBIAN")).unwrap();
+    fs::create_dir_all(package.join("usr/bin")).unwrap();
+    fs::write(
+        package.join("DEBIAN/control"),
+        "Package: imara-test\nVersion: 1\nArchitecture: all\nMaintainer: nobody <n@example.com>\nDescription: test\n",
+    )
+    .unwrap();
+    copy("/bin/true", &package.join("usr/bin/imara-test"));
+    for number in 0..200 {
+        fs::write(package.join(format!("usr/bin/data-{number}")), format!("{number}\n").repeat(100)).unwrap();
+    }
+    let built = scratch.path("package.deb");
+    let Ok(made) = output(command("dpkg-deb").args(["-Znone", "-b"]).arg(&package).arg(&built)) else {
+        println!("skipped: a_package_is_installed_on_what_is_guarded: needs dpkg-deb");
+        return;
+    };
+    assert!(made.status.success(), "{made:?}");
+    let root = scratch.on("root");
+    fs::create_dir_all(root.join("var/lib/dpkg/updates")).unwrap();
+    fs::create_dir_all(root.join("var/lib/dpkg/info")).unwrap();
+    File::create(root.join("var/lib/dpkg/status")).unwrap();
+    File::create(root.join("var/lib/dpkg/available")).unwrap();
+    let policy = "measure func=FILE_CHECK mask=MAY_READ\nmeasure func=BPRM_CHECK\nhash func=FILE_CHECK\nappraise func=BPRM_CHECK\n";
+    scratch.guard(policy, "enforce");
+    let begun = Instant::now();
+    let mut dpkg = command("dpkg");
+    dpkg.arg("--root").arg(&root).args(["--force-not-root", "--force-all", "-i"]).arg(&built).stdout(Stdio::null());
+    let done = output(&mut dpkg).unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert!(begun.elapsed() < PATIENCE);
+    let program = root.join("usr/bin/imara-test");
+    eventually("what it has written is labelled at its last close, and runs", PATIENCE, || runs(&program));
+    assert!(scratch.alive());
+    scratch.proven();
+}
