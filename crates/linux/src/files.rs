@@ -206,13 +206,17 @@ pub fn read_xattr(file: impl AsFd, name: &str) -> io::Result<Xattr> {
     }
 }
 
-/// Whether a file has any attribute.
+/// The names of a file's attributes, as listxattr(2) gives them. A security module may have a value for a name that is not
+/// among them, which is then not kept in the file.
 ///
 /// # Errors
 /// What the kernel refuses.
-pub fn has_xattrs(file: impl AsFd) -> io::Result<bool> {
-    // Asked without room, the kernel tells the size alone.
-    Ok(rustix::fs::flistxattr(file, &mut [0_u8; 0][..])? > 0)
+pub fn xattr_names(file: impl AsFd) -> io::Result<Vec<Vec<u8>>> {
+    // XATTR_LIST_MAX of include/uapi/linux/limits.h: no list is longer.
+    let mut names = vec![0; 65536];
+    let length = rustix::fs::flistxattr(file, &mut names[..])?;
+    let names = names.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    Ok(names.map(<[u8]>::to_vec).collect())
 }
 
 /// Sets an attribute, new or not. The kernel exchanges the value in one step: a failure leaves the old one.

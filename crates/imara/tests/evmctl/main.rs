@@ -1,6 +1,7 @@
 //! `evmctl`, against what ima-evm-utils 1.6.2 printed, returned and did for the same command lines.
 
 mod both_ways;
+mod hmac;
 mod keys;
 mod overrides;
 mod tokens;
@@ -231,6 +232,21 @@ fn version_1_is_made_where_it_is_asked_for() {
     let signed = "EVMCTL_SIGV1=1 evmctl ima_sign --rsa --xattr-user -k k.pem f 2>/dev/null | cut -c 1-4; \
                   evmctl ima_verify --rsa --xattr-user -k pub.pem f 2>&1";
     assert_eq!(shell(folder.path(), signed), "0301\nf: verification is OK\n");
+
+    // The key as the kernel is given it, with its description.
+    assert_eq!(evmctl(folder.path(), &["convert", "pub.pem"]).0, Some(125), "there is no such command without it");
+    let converted = shell(folder.path(), "EVMCTL_SIGV1=1 evmctl convert pub.pem 2>&1; cat pub.pem.keyid");
+    assert_eq!(converted, "Writing to pub.pem.bin\nWriting to pub.pem.keyid\n5185D8F2553EB1CA");
+    let made: Value =
+        serde_json::from_slice(&fs::read(vectors().join("signature/signatures_other.json")).unwrap()).unwrap();
+    let made = made.as_array().unwrap().iter().find(|case| case["key_description"] == "5185D8F2553EB1CA").unwrap();
+    let payload = fs::read(folder.path().join("pub.pem.bin")).unwrap();
+    let payload = payload.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!(made["pubkey_blob"], payload.as_str());
+    for file in ["k.pem", "c.der", "nowhere"] {
+        let line = format!("EVMCTL_SIGV1=1 evmctl convert {file} 2>&1; echo $?");
+        assert!(shell(folder.path(), &line).ends_with("1\n"), "{file}");
+    }
 }
 
 /// A software TPM behind a TCP socket, as ima-evm-utils' tests start one.

@@ -1,6 +1,6 @@
 //! `evmctl help`, and `--help`.
 
-use super::{COMMANDS, Ending, Evmctl, Failed, tell_out};
+use super::{Ending, Evmctl, Failed, commands, tell_out};
 use std::path::PathBuf;
 
 pub fn run(_: &Evmctl, words: &[PathBuf]) -> Ending {
@@ -8,7 +8,7 @@ pub fn run(_: &Evmctl, words: &[PathBuf]) -> Ending {
         tell_out("usage: help <command>\n");
         return Ok(());
     };
-    match COMMANDS.iter().find(|command| name.as_os_str() == command.name) {
+    match commands().find(|command| name.as_os_str() == command.name) {
         Some(command) => {
             let does = if command.does.is_empty() { String::new() } else { format!("{}\n", command.does) };
             tell_out(format_args!("usage: {} {}\n{does}", command.name, command.arguments));
@@ -24,7 +24,7 @@ pub fn run(_: &Evmctl, words: &[PathBuf]) -> Ending {
 /// What there is, on standard output.
 pub fn everything() {
     let mut text = "Usage: evmctl [-v] <command> [OPTIONS]\ncommands:\n --version\n".to_owned();
-    for command in COMMANDS {
+    for command in commands() {
         text += &format!(" {} {}\n", command.name, command.arguments);
     }
     tell_out(format_args!("{text}\n{OPTIONS}"));
@@ -72,5 +72,5 @@ const OPTIONS: &str = "\
 
 Environment:
   EVMCTL_KEY_PASSWORD    the key's passphrase, where -p gives none
-  EVMCTL_SIGV1           1: make version 1 signatures for --rsa
+  EVMCTL_SIGV1           1: make version 1 signatures for --rsa, and have the command convert
 ";

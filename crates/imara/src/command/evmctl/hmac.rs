@@ -16,7 +16,7 @@ pub fn run(evmctl: &Evmctl, words: &[PathBuf]) -> Ending {
         evmctl.label_content_first(path, name)?;
         let key = evmctl.hmac_key()?;
         let (file, snapshot, rules) = evmctl.metadata(path, name, Form::Hmac)?;
-        if !imara_linux::files::has_xattrs(&file).unwrap_or(false) {
+        if imara_linux::files::xattr_names(&file).is_ok_and(|names| names.is_empty()) {
             tell(format_args!("llistxattr() failed: {}\n", name.display()));
             return Err(Failed::Negative);
         }

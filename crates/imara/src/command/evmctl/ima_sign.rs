@@ -55,7 +55,7 @@ impl Evmctl {
     }
 
     fn sign_digest_v1(&self, digest: &Digest, kind: SignatureType) -> Result<Vec<u8>, Failed> {
-        if std::env::var_os("EVMCTL_SIGV1").is_none_or(|value| value != "1") {
+        if !super::version_1_is_allowed() {
             tell("Signature version 1 deprecated.");
             return Err(Failed::Negative);
         }

@@ -15,7 +15,7 @@ pub fn run(evmctl: &Evmctl, words: &[PathBuf]) -> Ending {
     let keyring = keyring(words.get(1).map(|ring| ring.to_string_lossy()).as_deref());
     let shown = path.display();
     if evmctl.options.version_1 {
-        if std::env::var_os("EVMCTL_SIGV1").is_none_or(|value| value != "1") {
+        if !super::version_1_is_allowed() {
             tell("Importing public RSA key is not supported\n");
             return Err(Failed::Positive);
         }

@@ -54,7 +54,7 @@ impl Evmctl {
     /// Of directories the original takes it for HMACs alone.
     fn generation(&self, file: &OwnedFd, form: Form, regular: bool) -> Result<u32, Failed> {
         let generation = match self.options.generation {
-            Some(generation) if form != Form::Hmac => generation,
+            Some(generation) => generation,
             _ if regular || form == Form::Hmac => inode::generation(file.as_fd()).map_err(|error| {
                 tell("ioctl() failed\n");
                 tell(format_args!("reason: {error}; --generation N gives one\n"));
@@ -68,6 +68,11 @@ impl Evmctl {
     }
 
     fn protected_xattrs(&self, file: &OwnedFd, form: Form, rules: &Rules) -> Result<BTreeMap<String, Vec<u8>>, Failed> {
+        let listed = files::xattr_names(file).map_err(|error| {
+            tell("llistxattr() failed\n");
+            self.note(&error);
+            Failed::Negative
+        })?;
         let mut xattrs = BTreeMap::new();
         for name in rules.xattrs.enabled() {
             // A portable signature must cover the label that goes with it, wherever that is.
@@ -82,6 +87,11 @@ impl Evmctl {
                     given("caps", &options.caps, 1)?.filter(|caps| !caps.is_empty())
                 }
                 _ => match files::xattr(file, read_from) {
+                    // What a security module answers for a name that the file does not have.
+                    Ok(Some(_)) if !listed.iter().any(|listed| listed == read_from.as_bytes()) => {
+                        tell(format_args!("skipping xattr: {read_from}\n"));
+                        continue;
+                    }
                     Ok(value) => {
                         if value.is_none() {
                             self.note(&io::Error::from_raw_os_error(super::ima_verify::NO_DATA));

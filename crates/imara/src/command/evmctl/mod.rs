@@ -10,6 +10,7 @@
 //! | 125 | everything else that failed |
 
 mod certificates;
+mod convert;
 mod hash_name;
 mod help;
 mod hmac;
@@ -130,6 +131,24 @@ const COMMANDS: &[Command] = &[
     },
 ];
 
+/// For version 1 alone.
+const CONVERT: Command = Command {
+    name: "convert",
+    arguments: "key",
+    does: "Writes a public key in the form that version 1 signatures are verified with.",
+    run: convert::run,
+};
+
+/// The commands that there are.
+fn commands() -> impl Iterator<Item = &'static Command> {
+    COMMANDS.iter().chain(version_1_is_allowed().then_some(&CONVERT))
+}
+
+/// Whether version 1 signatures may be made, which the original decides when it is built.
+fn version_1_is_allowed() -> bool {
+    std::env::var_os("EVMCTL_SIGV1").is_some_and(|value| value == "1")
+}
+
 /// Runs `evmctl` with the process's arguments.
 pub fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -154,7 +173,7 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let name = name.to_string_lossy();
-    let Some(command) = COMMANDS.iter().find(|command| command.name.eq_ignore_ascii_case(&name)) else {
+    let Some(command) = commands().find(|command| command.name.eq_ignore_ascii_case(&name)) else {
         tell_out(format_args!("Invalid command: {name}\n"));
         return ExitCode::from(125);
     };
@@ -199,7 +218,7 @@ impl Evmctl {
 /// What a command says whose arguments are missing.
 fn missing(command: &str) -> Failed {
     tell("Parameters missing\n");
-    if let Some(command) = COMMANDS.iter().find(|known| known.name == command) {
+    if let Some(command) = commands().find(|known| known.name == command) {
         tell_out(format_args!("usage: {} {}\n", command.name, command.arguments));
     }
     Failed::Negative
