@@ -128,6 +128,18 @@ fn kernel_keyring(name: &KeyringName) -> Result<KernelKeyring, Failure> {
                 found.serial
             )));
     }
+    let hidden = found.keys().unwrap_or_default().into_iter().filter(|(serial, told)| {
+        told.kind == KeyType::Asymmetric.name()
+            && keys::public_key_query(*serial, "pkcs1", "sha256")
+                .is_err_and(|error| errno_of(&error) == Some(Errno::Eacces))
+    });
+    for (serial, told) in hidden {
+        warn(format_args!(
+            "{found}: key {serial}, {}, may be used by the kernel alone, so nothing that it signed verifies here; import its \
+             certificate anew, and its user may use it: imara keyring import {found} CERT",
+            printable_bytes(&told.description)
+        ));
+    }
     let revoked = keys::keyring_named(b".ima_blacklist").ok();
     Ok(KernelKeyring::new(found.serial, found.to_string(), revoked))
 }

@@ -15,9 +15,9 @@ use super::trusted::{custody, how, kernel, not_done};
 use crate::command::keyring::named::Keyring;
 use crate::command::keyring::refusal::{Attempt, refused};
 use crate::command::paths::{printable, printable_bytes};
-use crate::output::Failure;
+use crate::output::{Failure, warn};
 use imara_engine::keys::KeyMaterial;
-use imara_engine::keys::trusted::{PolicyKnowledge, TrustedKey};
+use imara_engine::keys::trusted::{OWNER, PolicyKnowledge, TrustedKey};
 use imara_format::hash::HashAlgorithm;
 use imara_format::key::KeySerial;
 use imara_format::key_blob::encrypted::{MasterName, MasterType};
@@ -148,6 +148,13 @@ impl Master {
         let target = how::sealing_target(sealed_in_kernel, tpm, None, &plain())?;
         let (blob, record, bytes) = target.with(|tpm| {
             let parent = how::parent(tpm, None, &plain()).map_err(failure)?;
+            if sealed_in_kernel && parent.handle() == OWNER {
+                warn(format_args!(
+                    "no storage root key is kept in this TPM: imara key load makes it each time, dracut cannot. To have one that both find, \
+                     take {} away again, and keep one first: imara tpm srk create",
+                    printable(&path)
+                ));
+            }
             match sealed_in_kernel {
                 true => {
                     let scratch = scratch();

@@ -6,14 +6,16 @@ use crate::command::paths::{path_json, printable, read};
 use crate::output::Failure;
 use imara_engine::crypto::PublicKey;
 use imara_format::hash::to_hex;
-use imara_format::key::KeySerial;
-use imara_linux::key_service::{self as keys, KeyType};
+use imara_format::key::{Errno, KeyPermissions, KeySerial};
+use imara_linux::key_service::{self as keys, KeyType, errno_of};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Where certificates are kept, as the kernel's own default has it (CONFIG_IMA_X509_PATH).
 pub const FOLDER: &str = "/etc/keys";
+/// What an asymmetric key has by itself, and its user may search for it.
+const SEARCHABLE: KeyPermissions = KeyPermissions(0x3909_0000);
 /// The most files of a folder that are looked at.
 const MOST_FILES: usize = 4096;
 /// How the names of certificates' files end.
@@ -64,7 +66,22 @@ impl Source {
         let added = keys::add(KeyType::Asymmetric, None, &self.der, keyring.serial);
         let name = format!("{} ({})", printable(&self.path), self.words());
         let serial = added.map_err(|error| refused(Attempt::Certificate { source: &name, keyring }, &error))?;
-        Ok((Some(serial), false))
+        Ok((Some(self.searchable(serial, keyring).unwrap_or(serial)), false))
+    }
+
+    /// Keys in the kernel's own keyrings can be searched for, and verified with, by the kernel alone: nobody possesses them, and
+    /// the permissions of a new key leave its user no search. So once the kernel has judged, taken and measured the
+    /// certificate, a copy that its user may search for takes its place. None where there is no need, or it cannot be.
+    fn searchable(&self, serial: KeySerial, keyring: &Keyring) -> Option<KeySerial> {
+        let hidden = keys::public_key_query(serial, "pkcs1", "sha256")
+            .is_err_and(|error| errno_of(&error) == Some(Errno::Eacces));
+        if !hidden {
+            return None;
+        }
+        let copy = keys::add(KeyType::Asymmetric, None, &self.der, keys::PROCESS_KEYRING).ok()?;
+        let placed = keys::set_permissions(copy, SEARCHABLE).and_then(|()| keys::link(copy, keyring.serial));
+        let _ = keys::unlink(copy, keys::PROCESS_KEYRING);
+        placed.ok().map(|()| copy)
     }
 
     /// In short: `RSA-2048, key id 7a1f04c3, CN=IMA signing key`.
