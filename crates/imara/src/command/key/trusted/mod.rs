@@ -19,7 +19,7 @@ use imara_format::key_blob::trusted::CommandError;
 
 /// Trusted keys, as the kernel has them: random bytes that leave it only sealed by a TPM 2.0. Make, load, seal anew, show.
 ///
-/// Where the kernel has the type `trusted`, it makes and keeps the keys. Where it has not (no distribution's did by 2026), or with
+/// Where the kernel has the type `trusted`, it makes and keeps the keys. Where it has not (Debian's have not), or with
 /// --tpm, the TPM is asked from here, in encrypted sessions, and the key is put into the keyring as one of type `user`, which
 /// nobody can change: `user:NAME` is then the master key of encrypted keys, where `trusted:NAME` would be. Whoever can find it can
 /// read it: remove it once the keys under it are loaded (imara keyring remove). Blobs are the same in both ways.
