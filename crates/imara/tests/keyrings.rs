@@ -215,6 +215,13 @@ fn every_refusal_of_the_kernels_is_explained_with_the_way_out() {
     );
     done(&["restrict", &chained, &rule]);
     done(&["restrict", &closed, "nothing"]);
+    // Signed by whom the restriction trusts, so it says, and the signature does not verify.
+    let forged = file("forged.der");
+    let mut bytes = fs::read(&leaf).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&forged, bytes).unwrap();
+    let said = refused(&["import", &chained, &forged], 1);
+    assert!(said.contains("signature does not verify") && said.contains("certified anew by the issuer"), "{said}");
     // What the restriction allows is taken, by name or by number.
     done(&["import", "chained", &leaf]);
     let junk = file("junk.der");
@@ -313,6 +320,35 @@ fn what_is_on_a_block_list_does_not_verify() {
         let (found, told) = verify(&["--block-list", &list, "-k", &files.path("leaf.der"), &path]);
         assert!(found == Some(code) && told.contains(said), "{name}: {told}");
     }
+}
+
+#[test]
+fn a_full_quota_is_explained() {
+    let test = "a_full_quota_is_explained";
+    if !private_session(test) {
+        return;
+    }
+    // Users other than root have room for 200 keys; this one has no other.
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("imara");
+    fs::copy(env!("CARGO_BIN_EXE_imara"), &program).unwrap();
+    for path in [folder.path(), &program] {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let script =
+        "key=0; while [ $key -lt 1000 ] && keyctl newring filler-$key @s >/dev/null 2>&1; do key=$((key + 1)); done
+        \"$0\" keyring new one-more --keyring @s";
+    let mut setpriv = Command::new("setpriv");
+    setpriv.args(["--reuid=54321", "--regid=54321", "--clear-groups", "keyctl", "session", "-", "sh", "-c", script]);
+    let Ok(output) = setpriv.arg(&program).stdin(Stdio::null()).output() else {
+        return println!("skipped: {test}: no setpriv");
+    };
+    let said = stderr(&output);
+    if said.contains("keyctl") && !said.contains("imara") {
+        return println!("skipped: {test}: {said}");
+    }
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("quota of keys is full (EDQUOT)") && said.contains("kernel.keys"), "{said}");
 }
 
 #[test]

@@ -163,17 +163,15 @@ fn explain(attempt: Attempt<'_>, error: &io::Error) -> (String, String, Outcome)
             "it, its key or its issuer is on the kernel's blacklist, or its issuer's signature does not verify",
             "imara keyring show .blacklist; have the key certified anew by the issuer that the kernel has",
         ),
-        (Errno::Ebadmsg, Attempt::Certificate { .. }) => failed(
-            "the kernel cannot read it: it takes X.509 certificates in DER alone",
-            "see whether it is whole: openssl x509 -noout -text -in FILE",
+        // Another padding than a signature's own comes out as one of these, too.
+        (Errno::Ebadmsg | Errno::Einval, Attempt::Certificate { .. }) => failed(
+            "its issuer's signature does not verify, or the kernel cannot read it",
+            "have it certified anew by the issuer that the kernel has; openssl x509 -noout -text -in FILE shows what it is",
         ),
         (Errno::Enopkg | Errno::Enoent, Attempt::Certificate { .. }) => lacking(
             "this kernel cannot verify with its algorithm, or with its issuer's",
             "load the module (ecdsa_generic, sha512_generic); or use RSA with SHA-256, which every kernel has",
         ),
-        (Errno::Einval, Attempt::Certificate { .. }) => {
-            failed("the kernel does not take its content", "see what it is: openssl x509 -noout -text -in FILE")
-        }
         (Errno::Eopnotsupp, Attempt::User { keyring, .. } | Attempt::Sealed { keyring, .. }) => failed(
             "it takes certificates alone",
             match keyring.is_the_kernels() {

@@ -23,7 +23,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub struct PackageOptions {
     /// Verify the files of installed packages, by the digests that dpkg keeps, and no labels; PATH is then a package's name, none means
     /// all. These digests are MD5 and not signed: they show accidents, and say nothing about who made a file
-    #[arg(long, conflicts_with_all = ["keys", "keyring", "sigfile", "xattr_user", "recursive", "files_from"])]
+    #[arg(long, conflicts_with_all = ["keys", "keyrings", "block_lists", "sigfile", "xattr_user", "recursive", "files_from"])]
     pub packages: bool,
     /// With --packages, the system in DIR, e.g. an image
     #[arg(long, value_name = "DIR", default_value = "/", requires = "packages")]
