@@ -49,8 +49,8 @@ const MOST: usize = 4096;
 pub(super) struct Learned {
     /// Uses that were refused because nobody had asked about them.
     uses: Mutex<HashMap<InodeId, Bits>>,
-    /// Why an inode did not pass for a use.
-    causes: Mutex<HashMap<(InodeId, u32), Cause>>,
+    /// Why an inode did not pass for a use, and its path then.
+    causes: Mutex<HashMap<(InodeId, u32), (Cause, Vec<u8>)>>,
     /// When everything was last asked again for what was learned.
     asked_again: Mutex<Option<Instant>>,
 }
@@ -208,7 +208,7 @@ impl Shared {
                 if known.len() >= MOST {
                     known.clear();
                 }
-                known.insert((id, bits.number()), cause);
+                known.insert((id, bits.number()), (cause, access.file.path()));
             }
         }
         cause.is_none()
@@ -226,7 +226,8 @@ impl Shared {
 
     fn tell_refusal(&self, refusal: &Refusal) {
         let id = InodeId { device: refusal.device, inode: refusal.inode };
-        let known = lock(&self.learned.causes).get(&(id, refusal.asked.number())).copied();
+        let known = lock(&self.learned.causes).get(&(id, refusal.asked.number())).cloned();
+        let (known, path) = known.map_or((None, refusal.name.clone()), |(cause, path)| (Some(cause), path));
         let (cause, detail) = match (refusal.why, known) {
             (Why::NotAsked | Why::NoVerdict, Some(cause)) => (cause, String::new()),
             (Why::Signed, _) => (Cause::Immutable, String::new()),
@@ -254,7 +255,7 @@ impl Shared {
             cause,
             detail,
             task,
-            path: refusal.name.clone(),
+            path,
             inode: id,
             rule: None,
             denied: true,
