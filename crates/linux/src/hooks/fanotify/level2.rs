@@ -44,13 +44,16 @@ const MAY_READ: u8 = 4;
 /// Inodes of which something is remembered, at most.
 const MOST: usize = 4096;
 
+/// Why a file did not pass, and its path then.
+type Failed = (Cause, Vec<u8>);
+
 /// What level 2 has learned of inodes.
 #[derive(Debug, Default)]
 pub(super) struct Learned {
     /// Uses that were refused because nobody had asked about them.
     uses: Mutex<HashMap<InodeId, Bits>>,
     /// Why an inode did not pass for a use, and its path then.
-    causes: Mutex<HashMap<(InodeId, u32), (Cause, Vec<u8>)>>,
+    causes: Mutex<HashMap<(InodeId, u32), Failed>>,
     /// When everything was last asked again for what was learned.
     asked_again: Mutex<Option<Instant>>,
 }
@@ -201,14 +204,15 @@ impl Shared {
         let mut causes = funcs.iter().filter_map(|func| self.checker.ahead(access, Hook { func: *func, mask }).err());
         let cause = causes.next();
         drop(causes);
+        let failed = cause.map(|cause| (cause, access.file.path()));
         let mut known = lock(&self.learned.causes);
-        match cause {
+        match failed {
             None => drop(known.remove(&(id, bits.number()))),
-            Some(cause) => {
+            Some(failed) => {
                 if known.len() >= MOST {
                     known.clear();
                 }
-                known.insert((id, bits.number()), (cause, access.file.path()));
+                known.insert((id, bits.number()), failed);
             }
         }
         cause.is_none()
