@@ -6,7 +6,7 @@
 
 use crate::appraise::IntegrityStatus;
 use crate::policy::Slot;
-use imara_format::hash::Digest;
+use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::policy::AlgorithmSet;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -82,10 +82,80 @@ impl Record {
     }
 }
 
+/// A record as it is kept, in two thirds of the room.
+#[derive(Clone, Debug)]
+struct Kept {
+    size: u64,
+    /// Nanoseconds since 1970.
+    modified: i64,
+    changed: i64,
+    /// PCRs have numbers below 64, and TPMs 24 of them.
+    measured: u64,
+    digest: KeptDigest,
+    status: [Option<IntegrityStatus>; 5],
+    settled: bool,
+    audited: bool,
+    immutable: bool,
+}
+
+/// A digest; the long ones, which are rare, lie elsewhere.
+#[derive(Clone, Debug)]
+enum KeptDigest {
+    None,
+    Short(HashAlgorithm, [u8; SHORT]),
+    Long(Box<Digest>),
+}
+
+/// The size of a SHA-256 digest, in bytes.
+const SHORT: usize = 32;
+
+impl Kept {
+    fn new(record: &Record) -> Option<Self> {
+        let digest = match record.collected {
+            None => KeptDigest::None,
+            Some(digest) if digest.as_bytes().len() <= SHORT => {
+                let mut bytes = [0; SHORT];
+                bytes[..digest.as_bytes().len()].copy_from_slice(digest.as_bytes());
+                KeptDigest::Short(digest.algorithm(), bytes)
+            }
+            Some(digest) => KeptDigest::Long(Box::new(digest)),
+        };
+        Some(Self {
+            size: record.stamp.size,
+            modified: record.stamp.modified.try_into().ok()?,
+            changed: record.stamp.changed.try_into().ok()?,
+            measured: record.measured,
+            digest,
+            status: record.status,
+            settled: record.settled,
+            audited: record.audited,
+            immutable: record.immutable,
+        })
+    }
+
+    fn open(&self) -> Record {
+        let collected = match &self.digest {
+            KeptDigest::None => None,
+            // Its length is the algorithm's.
+            KeptDigest::Short(algorithm, bytes) => Digest::new(*algorithm, &bytes[..algorithm.digest_size()]).ok(),
+            KeptDigest::Long(digest) => Some(**digest),
+        };
+        Record {
+            stamp: Stamp { size: self.size, modified: self.modified.into(), changed: self.changed.into() },
+            settled: self.settled,
+            collected,
+            measured: self.measured,
+            status: self.status,
+            audited: self.audited,
+            immutable: self.immutable,
+        }
+    }
+}
+
 /// Records of inodes, in shards so that accesses to different files rarely meet.
 #[derive(Debug)]
 pub struct Cache {
-    shards: Vec<Mutex<HashMap<InodeId, Record>>>,
+    shards: Vec<Mutex<HashMap<InodeId, Kept>>>,
     hasher: RandomState,
     room: usize,
 }
@@ -99,7 +169,7 @@ impl Cache {
         Self { shards, hasher: RandomState::new(), room: records.div_ceil(SHARDS).max(1) }
     }
 
-    fn shard(&self, id: InodeId) -> std::sync::MutexGuard<'_, HashMap<InodeId, Record>> {
+    fn shard(&self, id: InodeId) -> std::sync::MutexGuard<'_, HashMap<InodeId, Kept>> {
         let index = self.hasher.hash_one(id) as usize % SHARDS;
         // A panic while the map was locked is our own bug; the map itself is sound, as nothing in here is half done.
         self.shards[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -107,11 +177,15 @@ impl Cache {
 
     /// What is known of the file in the state `stamp`.
     pub fn lookup(&self, id: InodeId, stamp: &Stamp) -> Option<Record> {
-        self.shard(id).get(&id).filter(|record| record.settled && record.stamp == *stamp).cloned()
+        self.shard(id).get(&id).map(Kept::open).filter(|record| record.settled && record.stamp == *stamp)
     }
 
     /// Remembers a record.
     pub fn store(&self, id: InodeId, record: Record) {
+        let Some(record) = Kept::new(&record) else {
+            // A time that no file system of this century has; it is judged anew each time.
+            return self.forget(id);
+        };
         let mut shard = self.shard(id);
         if shard.len() >= self.room && !shard.contains_key(&id) {
             // Any one will do: what is forgotten is only done again.
@@ -173,6 +247,32 @@ mod tests {
         assert!(cache.lookup(id(1), &stamp).is_none(), "not settled");
         cache.forget(id(1));
         assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_kept() {
+        use imara_format::hash::HashAlgorithm::{Sha1, Sha256, Sha512};
+        let stamp = Stamp { size: u64::MAX, modified: i64::MAX.into(), changed: 7 };
+        for collected in [None, Some(Digest::ones(Sha1)), Some(Digest::ones(Sha256)), Some(Digest::ones(Sha512))] {
+            let record = Record {
+                settled: true,
+                collected,
+                measured: 1 << 23 | 1,
+                status: [None, Some(IntegrityStatus::Pass), Some(IntegrityStatus::Unknown), None, None],
+                audited: true,
+                immutable: true,
+                ..Record::new(stamp)
+            };
+            let cache = Cache::new(100);
+            cache.store(id(1), record.clone());
+            assert_eq!(format!("{:?}", cache.lookup(id(1), &stamp)), format!("{:?}", Some(record)));
+        }
+        // A time that it has no room for is not known.
+        let cache = Cache::new(100);
+        let far = Stamp { changed: i128::MAX, ..stamp };
+        cache.store(id(1), Record { settled: true, ..Record::new(far) });
+        assert!(cache.lookup(id(1), &far).is_none());
+        assert!(size_of::<Kept>() <= 96, "{}", size_of::<Kept>());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use imara_engine::measure::{MeasurementLog, Store};
 use imara_engine::replay::Replay;
 use imara_engine::tpm::Tpm;
 use imara_format::hash::HashAlgorithm;
-use imara_format::measurement_list::{Entry, Reader};
+use imara_format::measurement_list::{ByteOrder, Reader, Record};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -63,10 +63,34 @@ pub enum Chain {
 /// An earlier list.
 #[derive(Debug)]
 pub struct Restored {
-    /// Its entries.
-    pub entries: Vec<Entry>,
+    /// Its bytes, which are whole entries.
+    bytes: Vec<u8>,
+    /// How many.
+    entries: u64,
+    /// The PCRs that they are in.
+    pcrs: Vec<u32>,
     /// Where a piece of an entry was kept that had to be cut off.
     pub cut: Option<PathBuf>,
+}
+
+impl Restored {
+    /// Whether there is no entry.
+    pub const fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// Calls `take` for each entry in turn, with its number from 1, until it says that it does not want any more.
+    fn each(&self, mut take: impl FnMut(u64, &Record<'_>) -> bool) {
+        let mut reader = Reader::new(&self.bytes);
+        let mut number = 0;
+        // They have been read once.
+        while let Ok(Some(record)) = reader.next_record() {
+            number += 1;
+            if !take(number, &record) {
+                return;
+            }
+        }
+    }
 }
 
 /// Reads the mirror that an earlier guard of this boot left.
@@ -76,20 +100,22 @@ pub struct Restored {
 pub fn restore(runtime: &Runtime) -> Result<Restored, Failure> {
     let path = runtime.path(LIST);
     let failed = |error: io::Error| Failure::failed(format_args!("{}: {error}", path.display()));
-    let bytes = match std::fs::read(&path) {
+    let mut bytes = match std::fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         result => result.map_err(failed)?,
     };
-    let mut entries = Vec::new();
+    let (mut entries, mut pcrs) = (0, Vec::new());
     let mut good = 0;
     let mut record = Vec::new();
     let mut reader = Reader::new(&bytes);
     while let Ok(Some(found)) = reader.next_record() {
-        let entry = found.to_entry();
         record.clear();
-        found.write_binary(imara_format::measurement_list::ByteOrder::Little, &mut record);
+        found.write_binary(ByteOrder::Little, &mut record);
         good += record.len();
-        entries.push(entry);
+        entries += 1;
+        if !pcrs.contains(&found.pcr) {
+            pcrs.push(found.pcr);
+        }
     }
     let mut cut = None;
     if good < bytes.len() {
@@ -100,7 +126,8 @@ pub fn restore(runtime: &Runtime) -> Result<Restored, Failure> {
         OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(good as u64)).map_err(failed)?;
         cut = Some(kept);
     }
-    Ok(Restored { entries, cut })
+    bytes.truncate(good);
+    Ok(Restored { bytes, entries, pcrs, cut })
 }
 
 /// Puts a list aside under a name of its own, so that a fresh one can begin.
@@ -125,43 +152,62 @@ fn free_name(runtime: &Runtime, why: &str) -> Option<PathBuf> {
 }
 
 /// Compares a list with the TPM: all PCRs that it touches, in every bank.
-pub fn compare(entries: &[Entry], tpm: Option<&mut Tpm>) -> Chain {
+pub fn compare(restored: &Restored, tpm: Option<&mut Tpm>) -> Chain {
     let Some(tpm) = tpm else {
         return Chain::Unproven;
     };
     let banks: Vec<HashAlgorithm> = tpm.banks().iter().filter_map(|bank| bank.algorithm).collect();
-    let mut pcrs: Vec<u32> = entries.iter().map(|entry| entry.pcr).collect();
-    pcrs.sort_unstable();
-    pcrs.dedup();
-    let claims = match tpm.pcr_read_many(&pcrs) {
+    let claims = match tpm.pcr_read_many(&restored.pcrs) {
         Ok(claims) => claims,
         Err(error) => return Chain::Broken(format!("the TPM's PCRs cannot be read: {error}")),
     };
-    let agrees = |entries: &[Entry]| -> Result<bool, String> {
-        let mut replay = Replay::new(&banks).map_err(|error| error.to_string())?;
-        for entry in entries {
-            replay.extend(entry).map_err(|error| error.to_string())?;
-        }
-        Ok(claims.iter().all(|(bank, pcr, value)| replay.value(*pcr, *bank) == Some(*value)))
+    // Each bank by itself, so that several processors share the work. What the list comes to without its last entry, and with it.
+    let comes_to = |bank: HashAlgorithm| -> Result<[bool; 2], String> {
+        let mut replay = Replay::new(&[bank]).map_err(|error| error.to_string())?.per_bank_only();
+        let agrees = |replay: &Replay| {
+            let of_bank = claims.iter().filter(|(claimed, _, _)| *claimed == bank);
+            of_bank.into_iter().all(|(_, pcr, value)| replay.value(*pcr, bank) == Some(*value))
+        };
+        let mut without_last = false;
+        let mut result = Ok(());
+        restored.each(|number, record| {
+            without_last = number == restored.entries && agrees(&replay);
+            result = replay.extend_record(record).map_err(|error| error.to_string());
+            result.is_ok()
+        });
+        result.map(|()| [agrees(&replay), without_last])
     };
-    match agrees(entries) {
-        Ok(true) => Chain::Whole,
-        Ok(false) if entries.split_last().is_some_and(|(_, rest)| agrees(rest) == Ok(true)) => Chain::LastMissing,
-        Ok(false) => Chain::Broken("the PCRs are not what the list comes to".into()),
-        Err(error) => Chain::Broken(error),
+    let results: Vec<Result<[bool; 2], String>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = banks.iter().map(|bank| scope.spawn(|| comes_to(*bank))).collect();
+        let panicked = |_| Err("a thread that compares the list panicked".to_owned());
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+    });
+    if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
+        return Chain::Broken(error.clone());
+    }
+    let all = |which: usize| results.iter().all(|result| result.as_ref().is_ok_and(|agrees| agrees[which]));
+    match (all(0), all(1)) {
+        (true, _) => Chain::Whole,
+        (false, true) => Chain::LastMissing,
+        (false, false) => Chain::Broken("the PCRs are not what the list comes to".into()),
     }
 }
 
 /// Takes an earlier list over into `log`, which gives the TPM its last entry where that is missing.
 ///
 /// # Errors
-/// [`Failure`] when an entry cannot be taken over.
-pub fn take_over(log: &MeasurementLog, entries: &[Entry], chain: &Chain) -> Result<(), Failure> {
-    for entry in entries {
-        log.restore(entry).map_err(Failure::failed)?;
-    }
-    if let (Chain::LastMissing, Some(last)) = (chain, entries.last()) {
-        log.extend_listed(last).map_err(Failure::failed)?;
+/// [`Failure`] when the last entry cannot be given to the TPM.
+pub fn take_over(log: &MeasurementLog, restored: &Restored, chain: &Chain) -> Result<(), Failure> {
+    let mut last = None;
+    restored.each(|number, record| {
+        log.restore(record);
+        if number == restored.entries {
+            last = Some(record.to_entry());
+        }
+        true
+    });
+    if let (Chain::LastMissing, Some(last)) = (chain, last) {
+        log.extend_listed(&last).map_err(Failure::failed)?;
     }
     Ok(())
 }

@@ -385,8 +385,8 @@ fn start_list(
     if let Some(cut) = &restored.cut {
         beginning.notes.push(format!("the list ended within an entry; that piece is kept as {}", cut.display()));
     }
-    let chain = match (restored.entries.is_empty(), &mut tpm) {
-        (false, tpm) => Some(list::compare(&restored.entries, tpm.as_mut())),
+    let chain = match (restored.is_empty(), &mut tpm) {
+        (false, tpm) => Some(list::compare(&restored, tpm.as_mut())),
         (true, Some(tpm)) => used_before(tpm, config.pcr).map(Chain::Broken),
         (true, None) => None,
     };
@@ -396,9 +396,9 @@ fn start_list(
     let store = Mirror::open(&runtime.path(runtime::LIST)).map_err(io)?;
     let log = MeasurementLog::new(Box::new(store), tpm, config.hash, config.pcr).map_err(Failure::usage)?;
     if let Some(chain) = &chain {
-        list::take_over(&log, &restored.entries, chain)?;
+        list::take_over(&log, &restored, chain)?;
     }
-    if restored.entries.is_empty() {
+    if restored.is_empty() {
         match log.add_boot_aggregate(template) {
             // Listed all the same; verification shows what the TPM lacks.
             Ok(_) | Err(imara_engine::measure::MeasureError::Tpm { .. }) => {}
