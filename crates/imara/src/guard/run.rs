@@ -201,6 +201,8 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
     for note in &beginning.notes {
         tell(note);
     }
+    // Whoever waits for it to be ready finds what it had to say.
+    events.fall_silent(LAST_WORDS / 5);
     ready()?;
     let signal = wait_for_the_end(&answers, &mut tell);
     drop(answers);

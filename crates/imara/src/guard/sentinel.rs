@@ -5,7 +5,7 @@
 //!
 //! | is | after |
 //! |---|---|
-//! | stopped (SIGSTOP) or held by a debugger, and has not said so meanwhile | 2 s |
+//! | stopped (SIGSTOP), or one of its threads is held by a debugger | 2 s |
 //! | silent for any other reason | `sentinel` in the configuration (10 s) |
 //! | dead, and a thread of it does not leave the kernel | half a second |
 //!
@@ -222,23 +222,18 @@ pub fn watch(arguments: &Arguments) -> Result<(), Failure> {
     let (guard, mut sentinel, record) = prepare(arguments).inspect_err(|failure| println!("{}", failure.what))?;
     println!("{ARMED}");
     let patience = (arguments.patience.div_ceil(BEAT.as_millis() as u64)).clamp(1, u32::MAX.into()) as u32;
-    let mut silent = 0;
+    let (mut silent, mut held) = (0, 0);
     let why = loop {
         match sentinel.listen(BEAT) {
             Heard::Closed => return Ok(()),
             Heard::Beat => silent = 0,
             Heard::Nothing => silent += 1,
         }
-        if silent == 0 {
-            continue;
-        }
-        let limit = match process::standstill(arguments.guard) {
-            Standstill::Dead => 1,
-            Standstill::Stopped | Standstill::Traced(_) => patience.min(STOPPED),
-            Standstill::None => patience,
-        };
-        if silent >= limit {
-            break why(arguments.guard, silent);
+        // Also while it says that it gets on: of a thread that is held nobody knows what it was about to do.
+        let standstill = process::standstill(arguments.guard);
+        held = if matches!(standstill, Standstill::Stopped | Standstill::Traced(_)) { held + 1 } else { 0 };
+        if silent >= patience || held >= patience.min(STOPPED) || silent > 0 && standstill == Standstill::Dead {
+            break why(standstill, silent.max(held));
         }
     };
     // Ended meanwhile is as good.
@@ -270,9 +265,9 @@ pub fn watch(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn why(guard: i32, silent: u32) -> String {
-    let seconds = (BEAT * silent).as_secs();
-    match process::standstill(guard) {
+fn why(standstill: Standstill, beats: u32) -> String {
+    let seconds = (BEAT * beats).as_secs();
+    match standstill {
         Standstill::Dead => "it was killed, and a thread of it did not leave the kernel".into(),
         Standstill::Stopped => format!("it had been stopped (SIGSTOP) for {seconds} s"),
         Standstill::Traced(by) => format!("process {by} had held it as a debugger does for {seconds} s"),
