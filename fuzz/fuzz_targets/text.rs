@@ -1,11 +1,12 @@
 //! Any bytes as the small texts and tables that kernels and programs have: EVM's files, templates, a command line, a build's
-//! options, program headers, type information, BPF objects.
+//! options, program headers, type information, BPF objects, dpkg's lists.
 
 #![no_main]
 
 use imara_format::boot_parameters::BootParameters;
 use imara_format::bpf_object::BpfObject;
 use imara_format::btf::Btf;
+use imara_format::dpkg::{self, Diversions};
 use imara_format::elf::{Elf, ProgramHeaders};
 use imara_format::evm::{EvmMode, XattrList, XattrsRequest};
 use imara_format::kernel_config::KernelConfig;
@@ -38,6 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let _ = BpfObject::parse(bytes);
     let _ = References::parse(bytes);
+    let _ = (dpkg::md5sums(bytes), dpkg::status(bytes), Diversions::parse(bytes));
     let Ok(text) = str::from_utf8(bytes) else { return };
     let list = XattrList::from_text(text);
     assert_eq!(XattrList::from_text(&list.to_text()), list);

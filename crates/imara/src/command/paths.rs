@@ -330,6 +330,11 @@ pub fn signature_file(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Whether a file of a tree is not looked at for itself, being one that holds another's signature.
+pub fn holds_a_signature(path: &Path) -> bool {
+    path.as_os_str().as_bytes().ends_with(b".sig")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,12 @@ fn label(path: &PathBuf) -> Vec<u8> {
     label.unwrap_or_else(|| panic!("{}: has no label", path.display()))
 }
 
+/// How large the journals are together.
+fn journals(scratch: &Scratch) -> u64 {
+    let entries = std::fs::read_dir(scratch.path("runs")).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
 #[test]
 fn a_killed_run_leaves_old_or_new_labels_and_is_gone_on_with_and_undone() {
     let scratch = Scratch::new();
@@ -28,14 +34,19 @@ fn a_killed_run_leaves_old_or_new_labels_and_is_gone_on_with_and_undone() {
     let files = labelled_tree(&scratch, 3000);
     let tree = scratch.tree();
     let command = [&["sign", "-r", "-k", &key][..], attribute().1, &[text(&tree)]].concat();
-    let (mut was_killed, mut run, mut new_before) = (0, None, 0);
+    let (mut run, mut new_before) = (None::<String>, 0);
     for delay in [0, 3, 40, 11, 70, 25, 120, 5] {
         let resume = run.as_deref().map_or(vec![], |run| vec!["--resume", run]);
+        let written = journals(&scratch);
         let mut child = scratch.command(&[&command[..], &resume].concat());
         let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // From when it has announced something.
+        while journals(&scratch) < written + 1000 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::thread::sleep(Duration::from_millis(delay));
         child.kill().unwrap();
-        was_killed += u32::from(!child.wait().unwrap().success());
+        child.wait().unwrap();
         let new = files.iter().filter(|path| match label(path).as_slice() {
             [4, 2, rest @ ..] => {
                 assert_eq!(rest, [7; 20]);
@@ -47,26 +58,21 @@ fn a_killed_run_leaves_old_or_new_labels_and_is_gone_on_with_and_undone() {
         let new = new.count();
         assert!(new >= new_before, "what was done stays done: {new} of {new_before}");
         new_before = new;
-        // One that was killed before it had a journal has changed nothing.
-        let mut runs = scratch.runs();
-        match runs.pop() {
-            Some(found) if found["state"] == "interrupted" => {
-                run = Some(found["run"].as_str().unwrap().to_owned());
-                assert!(runs.is_empty(), "{runs:?}");
-            }
-            Some(found) => assert_eq!(found["state"], "ended"),
-            None => assert_eq!(new, 0),
+        let runs = scratch.runs();
+        let [found] = &runs[..] else { panic!("{runs:?}") };
+        run = found["run"].as_str().map(str::to_owned);
+        if found["state"] != "interrupted" {
+            break;
         }
     }
-    assert!(was_killed > 0);
-    let Some(run) = run else { panic!("no run was killed after it had begun") };
+    let run = run.unwrap();
     if scratch.runs()[0]["state"] == "interrupted" {
         let resumed = scratch.run(&[&command[..], &["--json", "--resume", &run]].concat());
         assert_eq!(resumed.code, 0, "{}", resumed.err);
         let summary = resumed.summary();
         assert_eq!(summary["signed"].as_u64().unwrap() + summary["right"].as_u64().unwrap(), 3000);
-        // Files of the last batches are done again, at most.
-        assert!(summary["right"].as_u64().unwrap() + 2000 > new_before as u64, "{summary} {new_before}");
+        // Files of the last batches are done again, at most: each of eight threads has one at a time, for each kill.
+        assert!(summary["right"].as_u64().unwrap() + 2048 > new_before as u64, "{summary} {new_before}");
     }
     let verify = [&["verify", "-r", "--quiet", "-k", &certificate][..], attribute().1, &[text(&tree)]].concat();
     assert_eq!(scratch.run(&verify).code, 0);

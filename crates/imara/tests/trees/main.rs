@@ -4,6 +4,7 @@
 //! says with `skipped: …`, and passes.
 
 mod bad_days;
+mod defects;
 mod hash;
 mod killed;
 mod packages;

@@ -90,3 +90,31 @@ fn a_run_is_gone_on_with_only_by_its_own_command() {
     let missing = scratch.label(&["hash", "-r", "--resume", "none", text(&tree)]);
     assert!(missing.code == 1 && missing.err.contains("imara undo --list"), "{}", missing.err);
 }
+
+#[test]
+fn signatures_beside_the_files_of_a_tree_are_not_signed_in_their_turn() {
+    let scratch = Scratch::new();
+    let (key, certificate) = scratch.key("p256");
+    let tree = scratch.tree();
+    for number in 0..100 {
+        scratch.file(&format!("file{number}"), number.to_string());
+    }
+    let count = || fs::read_dir(&tree).unwrap().count();
+    let sign = ["sign", "-r", "--sigfile", "--json", "-k", &key, text(&tree)];
+    let first = scratch.run(&sign);
+    assert_eq!((first.code, &first.summary()["signed"], count()), (0, &100.into(), 200), "{}", first.err);
+    let before = fs::read(tree.join("file7.sig")).unwrap();
+    let second = scratch.run(&sign);
+    assert_eq!((second.code, &second.summary()["signed"], count()), (0, &100.into(), 200), "{}", second.err);
+    let verified = scratch.run(&["verify", "-r", "--sigfile", "--json", "-k", &certificate, text(&tree)]);
+    assert_eq!((verified.code, &verified.summary()["signed"]), (0, &100.into()), "{}", verified.err);
+    let run = |ran: &super::scratch::Ran| ran.summary()["run"].as_str().unwrap().to_owned();
+    let cleared = scratch.run(&["clear", "-r", "--sigfile", "--json", text(&tree)]);
+    assert_eq!((cleared.code, &cleared.summary()["cleared"], count()), (0, &100.into(), 100), "{}", cleared.err);
+    for ran in [&cleared, &second] {
+        assert_eq!(scratch.run(&["undo", &run(ran)]).code, 0);
+    }
+    assert_eq!((fs::read(tree.join("file7.sig")).unwrap(), count()), (before, 200));
+    assert_eq!(scratch.run(&["undo", &run(&first)]).code, 0);
+    assert_eq!(count(), 100);
+}

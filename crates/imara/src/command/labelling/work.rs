@@ -4,12 +4,12 @@ use super::journal::Journal;
 use super::refusal::{name, refused, unsupported};
 use super::resume::Before;
 use super::{Labeller, Labelling, Plan, Results};
-use crate::command::paths::printable;
+use crate::command::paths::{holds_a_signature, printable};
 use crate::command::progress::Progress;
 use crate::command::telling::{Form, failure_json};
 use crate::output::Failure;
 use imara_format::hash::{Digest, to_hex};
-use imara_format::journal::{Change, File};
+use imara_format::journal::{Change, File, Place};
 use imara_linux::files::Xattr;
 use imara_linux::tree::{Batch, TreeFile};
 use serde_json::{Map, Value, json};
@@ -82,6 +82,10 @@ impl<L: Labeller> Work<'_, L> {
                 results.counts.untried += 1;
                 continue;
             }
+            // Signatures beside files come and go with the run, and are not signed in their turn.
+            if self.beside() && holds_a_signature(path) {
+                continue;
+            }
             let file = match batch.open(index, path) {
                 Ok(Some(file)) => file,
                 Ok(None) => continue,
@@ -112,6 +116,11 @@ impl<L: Labeller> Work<'_, L> {
             self.tell(&paths[index], fate, &mut results);
         }
         results
+    }
+
+    /// Whether the files of trees get signatures beside them.
+    fn beside(&self) -> bool {
+        self.arguments.paths.are_many() && self.labeller.places().contains(&Place::SignatureFile)
     }
 
     /// Finds out what a file's labels are and are to be.

@@ -13,7 +13,7 @@ mod packages;
 use super::CommandResult;
 use super::labelling::content_place;
 use super::labelling::refusal::name;
-use super::paths::{Paths, printable};
+use super::paths::{Paths, holds_a_signature, printable};
 use super::progress::Progress;
 use super::telling::{Form, Telling, Told, amount, counted, failure_json, grouped, took};
 use crate::output::{Failure, Outcome};
@@ -159,6 +159,10 @@ impl Verification<'_> {
         let (mut counts, mut told) = (Counts::default(), Told::default());
         for index in 0..batch.len() {
             batch.path(index, path);
+            let beside = self.place == Place::SignatureFile && self.arguments.paths.are_many();
+            if beside && holds_a_signature(path) {
+                continue;
+            }
             let found = match batch.open(index, path) {
                 Ok(Some(file)) => self.verify(&file, |more| {
                     counts.bytes += more;
