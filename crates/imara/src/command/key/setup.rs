@@ -102,7 +102,14 @@ impl Setup {
             let made = if steps.dry_run() { steps.told() } else { Vec::new() };
             load::load(&places, &self.keyring, self.tpm.as_ref(), &mut steps)?;
             for what in made {
-                steps.tell(&what, State::Done, "loaded", &format!("into {}", self.keyring));
+                match Purpose::ALL.into_iter().find(|purpose| what == signing_key(*purpose)) {
+                    Some(purpose) => {
+                        let [kernels, own] = purpose.keyrings();
+                        let place = format!("into {kernels}, or {own} where the kernel has not that");
+                        steps.tell(&format!("certificate of the {what}"), State::Done, "loaded", &place);
+                    }
+                    None => steps.tell(&what, State::Done, "loaded", &format!("into {}", self.keyring)),
+                }
             }
         }
         Ok(steps.finish(json!({ "schema": 1, "folder": places.folder().to_string_lossy() })))
@@ -202,7 +209,7 @@ impl Setup {
     /// A signing key with its certificate, and the certificate where dracut looks for it.
     fn signing_key(&self, places: &Places, purpose: Purpose, passphrase: Option<&[u8]>, steps: &mut Steps<'_>) {
         let [private, public, certificate] = places.signing(purpose);
-        let what = format!("{purpose} signing key");
+        let what = signing_key(purpose);
         let there: Vec<String> = [&private, &public, &certificate]
             .into_iter()
             .filter(|path| path.symlink_metadata().is_ok())
@@ -228,6 +235,10 @@ impl Setup {
         });
         steps.take(&what, "made", made);
     }
+}
+
+fn signing_key(purpose: Purpose) -> String {
+    format!("{purpose} signing key")
 }
 
 /// How a new master key is kept.

@@ -108,7 +108,8 @@ impl Import {
 
     /// What to do about a file that is no certificate.
     fn advise(&self, path: &Path, failure: Failure) -> Failure {
-        let key = read(path).ok().and_then(|bytes| PublicKey::from_bytes(&bytes).ok());
+        let Ok(bytes) = read(path) else { return failure };
+        let key = PublicKey::from_bytes(&bytes).ok();
         match key {
             Some(key) if key.v1_id().is_some() => failure.next(
                 "the kernel takes bare public keys of RSA alone, and for version 1 signatures alone: --rsa; else the key's certificate \
