@@ -130,3 +130,24 @@ fn a_tpm_that_does_not_answer_is_not_waited_for_for_ever() {
     let record = path.to_str().unwrap().replace('/', "%2f");
     let _ = std::fs::remove_file(std::path::Path::new("/run/imara-tpm").join(record));
 }
+
+#[test]
+fn a_tpm_behind_a_tcp_port_is_reached_in_either_way_of_writing_it() {
+    let test = "a_tpm_behind_a_tcp_port_is_reached_in_either_way_of_writing_it";
+    let Some(tpm) = Software::start(test) else { return };
+    tpm.stop();
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    tpm.run_at(&format!("type=tcp,port={port},bindaddr=127.0.0.1"), true);
+    for address in [format!("tcp:127.0.0.1:{port}"), format!("swtpm:host=127.0.0.1,port={port}")] {
+        let output = imara(&["random", "8", "--tpm", &address, "--verbose"]).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 17), "{said}");
+        assert!(said.contains("TPM command 0x17b of 12 bytes: done"), "{said}");
+    }
+    let _ = std::fs::remove_file(format!("/run/imara-tpm/tcp%3a127.0.0.1%3a{port}"));
+    tpm.stop();
+    let output = imara(&["status", "--tpm", &format!("tcp:127.0.0.1:{port}")]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(3) && said.contains("no software TPM is running there"), "{said}");
+}

@@ -31,11 +31,16 @@ impl Software {
 
     /// Runs it on its state: PCRs begin at zero, and nothing is loaded.
     pub fn run(&self, started: bool) {
+        self.run_at(&format!("type=unixio,path={}", self.file("tpm")), started);
+    }
+
+    /// The same behind another socket.
+    pub fn run_at(&self, server: &str, started: bool) {
         let at = self.dir.path().display();
         let flags = if started { "not-need-init,startup-clear" } else { "not-need-init" };
         let status = Command::new("swtpm")
             .args(["socket", "--tpm2", "--flags", flags, "--daemon", "--tpmstate", &format!("dir={at}")])
-            .args(["--server", &format!("type=unixio,path={at}/tpm")])
+            .args(["--server", server])
             .args(["--ctrl", &format!("type=unixio,path={at}/tpm.ctrl")])
             .args(["--pid", &format!("file={at}/pid")])
             .status()

@@ -1,10 +1,11 @@
 //! Which TPM a command talks to, and that nothing of it stays loaded there.
 
-use crate::output::{Failure, Outcome, warn};
-use imara_engine::tpm::{ResponseCode, Tpm, TpmError};
+use crate::output::{Failure, Outcome, tell, warn};
+use imara_engine::tpm::{ResponseCode, Tpm, TpmError, Transport};
 use imara_linux::tpm_address::{OpenError, TpmAddress};
 use imara_linux::tpm_device::DeviceError;
 use imara_linux::tpm_record::RecordFile;
+use std::io;
 
 /// Which TPM.
 #[derive(clap::Args)]
@@ -30,7 +31,8 @@ impl Target {
             false => RecordFile::lock(&self.tpm).map_err(|error| Failure::lacking(format!("{}: {error}", self.tpm)))?,
         };
         let transport = self.tpm.open(None).map_err(|error| unopened(&error))?;
-        let mut tpm = Tpm::new(transport)?;
+        tell(format_args!("asks the TPM {}", self.tpm));
+        let mut tpm = Tpm::new(Box::new(Told(transport)))?;
         if let Some(record) = record {
             let recovered = tpm.record_loaded(Box::new(record))?;
             if !recovered.flushed.is_empty() {
@@ -54,6 +56,26 @@ impl Target {
     /// As [`connect`](Self::connect), and what the work could not do.
     pub fn with<T>(&self, work: impl FnOnce(&mut Tpm) -> Result<T, Failure>) -> Result<T, Failure> {
         self.connect()?.leaving_nothing(work)
+    }
+}
+
+/// A way to a TPM that tells what goes over it, by its numbers alone: what commands carry may be secret.
+struct Told(Box<dyn Transport>);
+
+impl Transport for Told {
+    fn transmit(&mut self, command: &[u8], response: &mut Vec<u8>) -> io::Result<()> {
+        let answered = self.0.transmit(command, response);
+        let number =
+            |bytes: &[u8]| bytes.get(6..10).and_then(|code| code.try_into().ok()).map_or(0, u32::from_be_bytes);
+        let (code, size) = (number(command), command.len());
+        match &answered {
+            Ok(()) => match ResponseCode(number(response)) {
+                ResponseCode::SUCCESS => tell(format_args!("TPM command {code:#x} of {size} bytes: done")),
+                refused => tell(format_args!("TPM command {code:#x} of {size} bytes: {refused}")),
+            },
+            Err(error) => tell(format_args!("TPM command {code:#x} of {size} bytes: {error}")),
+        }
+        answered
     }
 }
 
