@@ -20,14 +20,27 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// What is left to root alone is open to nobody else for writing: no lease is needed.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// The time, in nanoseconds since 1970.
+/// The time that a change of a file would be given now, in nanoseconds since 1970. That is the clock's value at the last tick,
+/// which a busy machine can be late with: by a finer clock a change could seem to be long ago and the next one have the same time.
 pub(crate) fn now() -> i128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().cast_signed())
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+}
+
+/// What is known of those who write to a file, before anybody asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writers {
+    /// Nothing.
+    Unknown,
+    /// There are none, and whoever comes waits: the descriptor holds a read lease.
+    KeptAway,
+    /// There were some when it was begun to judge.
+    There,
 }
 
 /// The file behind an event.
@@ -36,6 +49,7 @@ pub struct OpenedFile<'a> {
     pub(crate) stat: Stat,
     filesystem: Arc<Filesystem>,
     elf: OnceCell<Option<Elf>>,
+    writers: Writers,
     /// Asked between two pieces of a large file: whoever ends the guard does not wait until it has been read.
     goes_on: Option<&'a dyn Fn() -> bool>,
 }
@@ -54,7 +68,14 @@ impl<'a> OpenedFile<'a> {
     /// # Errors
     /// What fstat(2) says.
     pub fn on(file: BorrowedFd<'a>, filesystem: Arc<Filesystem>) -> io::Result<Self> {
-        Ok(Self { file, stat: rustix::fs::fstat(file)?, filesystem, elf: OnceCell::new(), goes_on: None })
+        Ok(Self {
+            file,
+            stat: rustix::fs::fstat(file)?,
+            filesystem,
+            elf: OnceCell::new(),
+            writers: Writers::Unknown,
+            goes_on: None,
+        })
     }
 
     /// The file behind an event, whose reading ends when `goes_on` says so.
@@ -64,7 +85,48 @@ impl<'a> OpenedFile<'a> {
         filesystem: Arc<Filesystem>,
         goes_on: &'a dyn Fn() -> bool,
     ) -> Self {
-        Self { file, stat, filesystem, elf: OnceCell::new(), goes_on: Some(goes_on) }
+        Self { file, stat, filesystem, elf: OnceCell::new(), writers: Writers::Unknown, goes_on: Some(goes_on) }
+    }
+
+    /// Keeps whoever would write to it waiting, from here on for as long as its descriptor is open; whose waiting is told to
+    /// the thread `tid`. Where somebody can write already, that is how it is judged, even if they end meanwhile. Does nothing
+    /// where the file that is written to may be another one.
+    pub(crate) fn hold(&mut self, tid: i32) {
+        /// A writer who is about to end is waited for as long.
+        const TRIES: u32 = 5;
+        const PAUSE: Duration = Duration::from_micros(200);
+        if self.is_elsewhere() {
+            return;
+        }
+        for attempt in 0..TRIES {
+            match lease::hold(self.file, tid) {
+                Ok(()) => {
+                    self.writers = Writers::KeptAway;
+                    // What it is now stays so.
+                    if let Ok(stat) = rustix::fs::fstat(self.file) {
+                        self.stat = stat;
+                    }
+                    return;
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                    self.writers = Writers::There;
+                    if attempt + 1 < TRIES {
+                        std::thread::sleep(PAUSE);
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Whether [`Self::hold`] keeps writers away.
+    pub(crate) fn is_held(&self) -> bool {
+        self.writers == Writers::KeptAway
+    }
+
+    /// The inode that is written to need not be the one that a lease is asked of.
+    fn is_elsewhere(&self) -> bool {
+        self.filesystem.name == "overlay" || mounts::is_foreign(&self.filesystem.name)
     }
 
     fn read(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
@@ -217,9 +279,13 @@ impl File for OpenedFile<'_> {
     }
 
     fn nobody_writes(&self) -> Option<bool> {
-        // On these the inode that is written to need not be the one that the lease is asked of.
-        let elsewhere = self.filesystem.name == "overlay" || mounts::is_foreign(&self.filesystem.name);
-        if elsewhere { None } else { lease::nobody_writes(self.file) }
+        match self.writers {
+            _ if self.is_elsewhere() => None,
+            // Asking for another lease, and giving it back, would end this one.
+            Writers::KeptAway => Some(lease::is_held(self.file)),
+            Writers::There => Some(false),
+            Writers::Unknown => lease::nobody_writes(self.file),
+        }
     }
 
     fn times_tell(&self) -> bool {

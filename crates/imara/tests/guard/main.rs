@@ -15,6 +15,7 @@ mod measurement;
 mod mounts;
 mod operations;
 mod outcomes;
+mod race;
 mod reach;
 mod restart;
 mod sentinel;

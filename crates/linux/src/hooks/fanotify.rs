@@ -20,6 +20,7 @@ mod leases;
 mod let_pass;
 mod level2;
 mod marked;
+mod passage;
 mod question;
 mod superblocks;
 
@@ -197,6 +198,8 @@ struct Shared {
     large_progress: Arc<Progress>,
     leases: Mutex<Leases>,
     lease_thread: AtomicI32,
+    /// Tasks that were let run a program, until they do.
+    passages: SyncSender<passage::Passage>,
     marked: Marked,
     level2: Option<Arc<Level2>>,
     /// Whether every file system is watched.
@@ -227,6 +230,7 @@ impl Guard {
         lease::block_signals();
         let files = threads::raise_file_limit();
         let (large, large_receiver) = sync_channel(LARGE_QUEUE);
+        let (passages, passages_under_way) = sync_channel(4096);
         let software_tpm_process = rustix::process::Pid::from_raw(settings.software_tpm)
             .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
         let group = Arc::new(group);
@@ -255,6 +259,7 @@ impl Guard {
             large_progress: Arc::default(),
             leases: Mutex::new(Leases::new((files / LEASE_SHARE).min(1 << 16) as usize)),
             lease_thread: AtomicI32::new(0),
+            passages,
             marked: Marked::default(),
             level2: settings.level2.clone(),
             all: settings.follow == Follow::All,
@@ -274,6 +279,7 @@ impl Guard {
         // Known before the first lease can be taken: one without an owner would keep its writer waiting.
         let lease_thread = guard.start_thread("leases", |shared| shared.watch_leases())?;
         shared.lease_thread.store(lease_thread, Ordering::SeqCst);
+        guard.start_thread("passages", move |shared| shared.watch_passages(&passages_under_way))?;
         let large_events = Arc::new(Mutex::new(large_receiver));
         for _ in 0..LARGE_THREADS {
             let events = Arc::clone(&large_events);

@@ -63,6 +63,12 @@ pub fn release(file: BorrowedFd<'_>) -> io::Result<()> {
     fcntl(file, libc::F_SETLEASE, libc::F_UNLCK)
 }
 
+/// Whether a read lease of this descriptor is in force still, and nobody waits for its end to write.
+pub fn is_held(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: the command takes no argument and touches no memory of ours.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
+}
+
 #[repr(C)]
 struct Owner {
     kind: libc::c_int,

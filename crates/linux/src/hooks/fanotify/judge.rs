@@ -1,5 +1,6 @@
 //! From an event to its answer: which of IMA's hooks it stands for, and what the engine says to them.
 
+use super::passage::Passage;
 use super::question::{Asked, Question};
 use super::superblocks::Superblock;
 use super::{LARGE, Shared, lock};
@@ -140,9 +141,16 @@ impl Shared {
             asked.advance(self.elapsed());
             !self.stopping.load(Ordering::Relaxed)
         };
-        let file = OpenedFile::of_event(event.file.as_fd(), stat, Arc::clone(&superblock.filesystem), &goes_on);
+        let mut file = OpenedFile::of_event(event.file.as_fd(), stat, Arc::clone(&superblock.filesystem), &goes_on);
         let task = OpeningTask::new(event.tid);
         let policy = self.checker.policy();
+        // At level 2 the kernel itself looks again, once nobody can write any more.
+        let kept = event.mask.contains(Mask::OPEN_EXEC) && look.is_none() && superblock.lane.is_none();
+        let passing = kept.then(|| {
+            file.hold(self.lease_thread.load(Ordering::Relaxed));
+            Passage::new(asked)
+        });
+        let file = file;
         let interpreter = self.interpreters.read().unwrap_or_else(PoisonError::into_inner).get(&file.id())
             == Some(&stamp(&file.stat));
         let executes = event.mask.contains(Mask::OPEN_EXEC) && !interpreter;
@@ -197,7 +205,11 @@ impl Shared {
                 self.let_pass(&file, superblock, interpreter, generation);
             }
         }
+        let passing = passing.filter(|_| verdict == Verdict::Allow && file.is_held());
         question.answer(verdict == Verdict::Allow);
+        if let Some(passing) = passing {
+            self.let_through(passing);
+        }
     }
 
     /// A thread's life: decides on large files.

@@ -64,6 +64,14 @@ impl Shared {
             self.checker.maintain(file.id());
         }
         let leased = content_matters && !file.root_only();
+        if leased {
+            // Between the opening of a program that is not asked about and the kernel's own ETXTBSY nobody would keep
+            // writers away: see `passage.rs`.
+            mask = mask.without(Mask::OPEN_EXEC);
+            if mask.is_none() {
+                return;
+            }
+        }
         if leased && !mask.contains(Mask::OPEN) && wanted(&policy).contains(Mask::OPEN) {
             // Opening it to hold a lease would be asked about, and be answered by nobody if this thread is the one that reads.
             return;
@@ -73,7 +81,7 @@ impl Shared {
             return;
         }
         // While it is open to be read nobody can begin to write without our knowing, and it stays so from the mark on.
-        if leased && lease::hold(file.file, self.lease_thread.load(Ordering::Relaxed)).is_err() {
+        if leased && !file.is_held() && lease::hold(file.file, self.lease_thread.load(Ordering::Relaxed)).is_err() {
             return;
         }
         let marked = self.marked.add(file.id()) && self.mark(file.file, mask);
@@ -82,7 +90,7 @@ impl Shared {
             self.marked.add(file.id());
         }
         let kept = marked && (!leased || self.hold_lease(file, superblock).is_ok());
-        if leased {
+        if leased && !file.is_held() {
             // It goes with the descriptor at the latest.
             let _ = lease::release(file.file);
         }

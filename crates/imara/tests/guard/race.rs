@@ -1,0 +1,134 @@
+//! Content that is changed between its check and its use: nothing that nobody verified may run.
+//!
+//! A program is executed over and over while somebody else puts another one in its place, or changes it in place, as fast as
+//! the machine can. How long is tried is told by IMARA_RACE_MS, for each way.
+
+use crate::scratch::*;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+/// Ends with 0, or with 42 once the byte behind the marker is another one.
+const PROGRAM: &str = r#"
+static volatile char marker[] = "IMARA-RACE-0";
+int main(void) { return marker[11] == '0' ? 0 : 42; }
+"#;
+
+struct Counts {
+    ran: u64,
+    refused: u64,
+    other: u64,
+    unverified: u64,
+}
+
+fn race(scratch: &Scratch, kind: &str, program: &Path, other: &Path) -> Counts {
+    let milliseconds = std::env::var("IMARA_RACE_MS").unwrap_or_else(|_| "1500".into());
+    let mut race = command(scratch.path("race"));
+    let done = must(race.arg(kind).arg(program).arg(other).arg(&milliseconds).uid(USER).gid(USER));
+    let counts: Vec<u64> = text(&done.stdout).split_whitespace().map(|count| count.parse().unwrap()).collect();
+    let &[ran, refused, other, unverified] = &counts[..] else { panic!("{done:?}") };
+    println!("{kind}: ran {ran}, refused {refused}, busy or torn {other}, unverified {unverified}");
+    Counts { ran, refused, other, unverified }
+}
+
+fn own(path: &Path) {
+    std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
+}
+
+/// The programs that race, outside of what is watched.
+fn prepare(scratch: &Scratch) {
+    std::fs::write(scratch.path("race.c"), include_str!("race.c")).unwrap();
+    must(command("cc").args(["-O1", "-pthread", "-o"]).arg(scratch.path("race")).arg(scratch.path("race.c")));
+    std::fs::write(scratch.path("program.c"), PROGRAM).unwrap();
+    must(command("cc").args(["-O1", "-o"]).arg(scratch.path("good")).arg(scratch.path("program.c")));
+    // The same but for the byte that decides.
+    let bytes = std::fs::read(scratch.path("good")).unwrap();
+    let marker = b"IMARA-RACE-0";
+    let at = bytes.windows(marker.len()).position(|window| window == marker).unwrap();
+    let mut evil = bytes;
+    evil[at + marker.len() - 1] = b'1';
+    std::fs::write(scratch.path("evil"), evil).unwrap();
+    std::fs::set_permissions(scratch.path("evil"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let ends = output(&mut command(scratch.path("evil"))).unwrap().status.code();
+    assert_eq!(ends, Some(42), "the other program can be told from the signed one");
+}
+
+#[test]
+fn nothing_unverified_runs_whatever_is_changed_between_check_and_use() {
+    let mut scratch = scratch!("nothing_unverified_runs_whatever_is_changed_between_check_and_use");
+    prepare(&scratch);
+    let kinds = ["rename", "link", "write", "mapping", "truncate"];
+    // Whoever races may write there; root could end the guard as well.
+    own(&scratch.mnt);
+    let places: Vec<_> = kinds.iter().map(|kind| (scratch.on(kind), scratch.on(&format!("{kind}.other")))).collect();
+    for (program, other) in &places {
+        copy(scratch.path("good"), program);
+        copy(scratch.path("evil"), other);
+        own(program);
+        own(other);
+        scratch.sign(&[program]);
+        // The signed inode by a further name, for the ways that put it back.
+        std::fs::hard_link(program, format!("{}.good", program.display())).unwrap();
+    }
+    settle();
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    for (kind, (program, other)) in kinds.iter().zip(&places) {
+        assert!(runs(program), "{kind}: before");
+        let counts = race(&scratch, kind, program, other);
+        assert_eq!(counts.unverified, 0, "{kind}");
+        assert!(counts.ran > 0, "{kind}: the signed one is let run in between");
+        assert!(counts.refused + counts.other > 0, "{kind}: something was in the way of the other one");
+    }
+    assert!(scratch.alive());
+    scratch.proven();
+}
+
+#[test]
+fn nothing_unverified_runs_on_an_overlay_whatever_is_copied_up() {
+    let mut scratch = scratch!("nothing_unverified_runs_on_an_overlay_whatever_is_copied_up");
+    prepare(&scratch);
+    for folder in ["lower", "upper", "work", "merged"] {
+        std::fs::create_dir(scratch.on(folder)).unwrap();
+    }
+    let program = scratch.on("lower/program");
+    copy(scratch.path("good"), &program);
+    scratch.sign(&[&program]);
+    for path in ["lower", "upper", "work", "lower/program"] {
+        own(&scratch.on(path));
+    }
+    let merged = scratch.path("merged");
+    std::fs::create_dir(&merged).unwrap();
+    let layers = ["lower", "upper", "work"].map(|layer| scratch.on(layer).display().to_string());
+    let options = format!("lowerdir={},upperdir={},workdir={}", layers[0], layers[1], layers[2]);
+    let mounted = output(command("mount").args(["-t", "overlay", "none", "-o", &options]).arg(&merged)).unwrap();
+    if !mounted.status.success() {
+        println!(
+            "skipped: nothing_unverified_runs_on_an_overlay_whatever_is_copied_up: needs overlayfs: {}",
+            text(&mounted.stderr).trim()
+        );
+        return;
+    }
+    let policy = scratch.path("policy");
+    std::fs::write(&policy, SIGNED_PROGRAMS).unwrap();
+    let key = scratch.certificate();
+    let launched = scratch.launch_with(&merged, &policy, &key, "enforce", &[]);
+    let unmounted = |scratch: &Scratch| {
+        let merged = scratch.path("merged");
+        eventually("the overlay is unmounted", PATIENCE, || {
+            output(command("umount").arg(&merged)).is_ok_and(|done| done.status.success())
+        });
+    };
+    if let Err(failed) = launched {
+        unmounted(&scratch);
+        panic!("the guard did not start: {}", failed.stderr);
+    }
+    let shown = merged.join("program");
+    let ran = runs(&shown);
+    // The layers change beneath the overlay, which the kernel leaves undefined, so this is for what runs alone.
+    let counts = race(&scratch, "copy-up", &shown, &shown);
+    let alive = scratch.alive();
+    scratch.guards.clear();
+    unmounted(&scratch);
+    assert!(ran && alive);
+    assert_eq!(counts.unverified, 0);
+    assert!(counts.refused > 0, "the changed copy is refused");
+}
