@@ -132,3 +132,20 @@ fn nothing_unverified_runs_on_an_overlay_whatever_is_copied_up() {
     assert_eq!(counts.unverified, 0);
     assert!(counts.refused > 0, "the changed copy is refused");
 }
+
+#[test]
+fn another_file_with_the_same_inode_number_is_judged_for_itself() {
+    let mut scratch = scratch!("another_file_with_the_same_inode_number_is_judged_for_itself");
+    let program = scratch.signed_program("first");
+    settle();
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    assert!(runs(&program) && runs(&program));
+    let number = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&program).unwrap());
+    std::fs::remove_file(&program).unwrap();
+    // The file system gives the number out again, to one of the next files.
+    let next = (0..200).map(|count| scratch.program(&format!("next-{count}")));
+    let same =
+        next.into_iter().find(|path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap()) == number);
+    let same = same.expect("ext4 takes the lowest free number");
+    assert!(!runs(&same), "the verdict was of a file that is no more");
+}
