@@ -8,7 +8,7 @@
 
 use imara_format::bpf_object::{Instruction, Program, Relocation, Wanted};
 use imara_format::btf::{Btf, Field, Kind};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The types of a kernel, and where those are that the object names.
 pub(super) struct Kernel<'a> {
@@ -19,7 +19,8 @@ pub(super) struct Kernel<'a> {
 impl<'a> Kernel<'a> {
     /// Looks up the types with these names, once for all programs.
     pub(super) fn new(types: Btf<'a>, names: &[(Kind, String)]) -> Self {
-        let wanted: Vec<(Kind, &str)> = names.iter().map(|(kind, name)| (*kind, name.as_str())).collect();
+        let wanted: HashSet<(Kind, &str)> = names.iter().map(|(kind, name)| (*kind, name.as_str())).collect();
+        let wanted: Vec<_> = wanted.into_iter().collect();
         let found = types.find(&wanted).into_iter().map(|((kind, name), ids)| ((kind, name.to_owned()), ids)).collect();
         Self { types, found }
     }
