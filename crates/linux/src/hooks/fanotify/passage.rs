@@ -13,9 +13,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError};
 use std::time::{Duration, Instant};
 
-/// No longer than this is a writer kept waiting: a program that runs itself anew, or that the kernel then does not run,
-/// cannot be told from one that is not there yet.
-const MOST: Duration = Duration::from_millis(50);
+/// No longer than this is a writer kept waiting: a program that the kernel then does not run cannot be told from one that does
+/// not get a processor.
+const MOST: Duration = Duration::from_secs(1);
 /// How often it is looked whether a task has got there.
 const STEP: Duration = Duration::from_micros(200);
 
@@ -23,14 +23,27 @@ const STEP: Duration = Duration::from_micros(200);
 pub(super) struct Passage {
     asked: Arc<Asked>,
     /// What it ran when it asked.
-    before: Option<(u64, u64)>,
+    before: Option<Program>,
     until: Instant,
 }
 
-/// The device and inode of what a task runs. Looking at it opens nothing.
-fn program_of(tid: i32) -> Option<(u64, u64)> {
+/// What a task runs: the file, and where its stack begins, which is another place each time. Looking at it opens nothing.
+#[derive(PartialEq, Eq)]
+struct Program {
+    file: (u64, u64),
+    stack: Option<u64>,
+}
+
+fn program_of(tid: i32) -> Option<Program> {
     let file = std::fs::metadata(format!("/proc/{tid}/exe")).ok()?;
-    Some((file.dev(), file.ino()))
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+    Some(Program { file: (file.dev(), file.ino()), stack: stack_of(&stat) })
+}
+
+/// Field 28 of proc_pid_stat(5). The second one, a name in parentheses, may hold anything.
+fn stack_of(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(28 - 3)?.parse().ok()
 }
 
 impl Passage {
@@ -67,6 +80,45 @@ impl Shared {
             }
             under_way.extend(passages.try_iter());
             under_way.retain(|passage| !passage.is_over());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_program_that_runs_itself_anew_is_told_from_before() {
+        // The file is the same, and so is the process.
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "read line; exec /bin/sh -c 'kill -STOP $$'"]);
+        let mut child = shell.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let tid = child.id().cast_signed();
+        let until = Instant::now() + Duration::from_secs(30);
+        let running = std::fs::canonicalize("/bin/sh").unwrap();
+        while std::fs::read_link(format!("/proc/{tid}/exe")).unwrap() != running {
+            assert!(Instant::now() < until);
+        }
+        let before = program_of(tid);
+        assert!(before.as_ref().is_some_and(|program| program.stack.is_some_and(|stack| stack > 0)));
+        assert!(program_of(tid) == before, "as long as nothing happens");
+        drop(child.stdin.take());
+        while program_of(tid) == before {
+            assert!(Instant::now() < until, "it runs itself anew");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(program_of(tid).is_none());
+    }
+
+    #[test]
+    fn the_name_of_a_program_moves_no_field() {
+        let fields = (3..=52).map(|field| field.to_string()).collect::<Vec<_>>().join(" ");
+        assert_eq!(stack_of(&format!("12 (a) b ) {fields}")), Some(28));
+        for stat in ["", "12 (a", "12 (a) S 1 2"] {
+            assert_eq!(stack_of(stat), None, "{stat}");
         }
     }
 }
