@@ -2,7 +2,7 @@
 //! labelled, who listens now, and a word on standard error.
 //!
 //! Nothing here waits: a listener that does not take events loses some and is told how many; the word on standard error is
-//! given once an hour for each file and cause, and not more often than [`PACE`] on the whole. Everything is bounded: who is
+//! given once an hour for each file and cause, and not more often than `PACE` on the whole. Everything is bounded: who is
 //! refused again and again must not fill the guard's memory.
 
 use super::explanation::remedy;

@@ -1,7 +1,7 @@
 //! Level 2: programs in the kernel that refuse what has no good verdict, also where fanotify does not ask: mappings,
 //! modules, files that were opened before they changed; and, where that is wanted, after the guard has died.
 //!
-//! The guard puts a [`Verdict`] beside each inode that it lets pass, with how often the inode had begun to change when the guard
+//! The guard puts a `Verdict` beside each inode that it lets pass, with how often the inode had begun to change when the guard
 //! began to look ([`Level2::look`]). The programs count changes and refuse where the numbers differ; so whatever happens
 //! between the look and the verdict, or after it, undoes the verdict.
 
