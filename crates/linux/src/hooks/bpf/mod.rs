@@ -73,6 +73,8 @@ pub struct Level2 {
     loaded: Loaded,
     settings: Mutex<Settings>,
     enforcing: AtomicBool,
+    /// Whether it has ended: nothing puts it in force again. Set under the settings' lock.
+    ended: AtomicBool,
     epoch: AtomicU64,
     ring: Mutex<Ring>,
     options: Options,
@@ -145,6 +147,7 @@ impl Level2 {
             loaded,
             settings: Mutex::new(settings),
             enforcing: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             ring: Mutex::new(ring),
             options,
             taken_over,
@@ -189,6 +192,10 @@ impl Level2 {
     /// What bpf(2) says.
     pub fn put_in_force(&self, force: &Force, anew: bool) -> io::Result<()> {
         let mut settings = lock(&self.settings);
+        if self.ended.load(Ordering::SeqCst) {
+            // A policy or mode that comes with the guard's end refuses nobody anything any more.
+            return Ok(());
+        }
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         let Force { enforce, evm, modules, firmware, kexec, elsewhere } = *force;
         settings.flags = flag(enforce, flags::ENFORCE)
@@ -351,6 +358,7 @@ impl Level2 {
     /// Ends it in order: nothing is refused any more, and nothing is left.
     pub fn end(&self) {
         let mut settings = lock(&self.settings);
+        self.ended.store(true, Ordering::SeqCst);
         settings.flags = 0;
         // Should that fail, the programs go with their links all the same.
         let _ = self.loaded.maps.settings.put(&FIRST, &settings.to_bytes(), false);

@@ -270,6 +270,8 @@ impl Shared {
                 self.learn(id, refusal.asked);
                 self.ask_again_soon();
             }
+            // It was judged and has failed, as the record says; another label has it judged anew.
+            Why::NotAsked | Why::NoVerdict if known.is_some() => {}
             // Whatever undid the verdict, the kernel may have been told not to ask.
             Why::NotAsked | Why::NoVerdict | Why::Changed | Why::OtherEpoch => self.ask_again_soon(),
             Why::Writers

@@ -13,11 +13,14 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError};
 use std::time::{Duration, Instant};
 
-/// No longer than this is a writer kept waiting: a program that the kernel then does not run cannot be told from one that does
-/// not get a processor.
+/// No longer than this is a writer kept waiting: a program that the kernel then does not run, or that runs itself anew without
+/// having been forked, cannot be told from one that does not get a processor.
 const MOST: Duration = Duration::from_secs(1);
 /// How often it is looked whether a task has got there.
 const STEP: Duration = Duration::from_micros(200);
+
+/// So many tasks at once; more go without.
+const MOST_AT_ONCE: usize = 1024;
 
 /// A task on its way into a program.
 pub(super) struct Passage {
@@ -27,23 +30,26 @@ pub(super) struct Passage {
     until: Instant,
 }
 
-/// What a task runs: the file, and where its stack begins, which is another place each time. Looking at it opens nothing.
+/// What a task runs. Looking at it opens nothing.
 #[derive(PartialEq, Eq)]
 struct Program {
     file: (u64, u64),
-    stack: Option<u64>,
+    /// It was forked, and has executed nothing since (`PF_FORKNOEXEC`). Unlike the rest no task can change that but by executing.
+    only_forked: bool,
 }
 
 fn program_of(tid: i32) -> Option<Program> {
     let file = std::fs::metadata(format!("/proc/{tid}/exe")).ok()?;
     let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
-    Some(Program { file: (file.dev(), file.ino()), stack: stack_of(&stat) })
+    Some(Program { file: (file.dev(), file.ino()), only_forked: is_only_forked(&stat) })
 }
 
-/// Field 28 of proc_pid_stat(5). The second one, a name in parentheses, may hold anything.
-fn stack_of(stat: &str) -> Option<u64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(28 - 3)?.parse().ok()
+/// Field 9 of proc_pid_stat(5), the task's flags. The second one, a name in parentheses, may hold anything.
+fn is_only_forked(stat: &str) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let flags = fields.split_whitespace().nth(9 - 3).and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & PF_FORKNOEXEC != 0)
 }
 
 impl Passage {
@@ -52,8 +58,17 @@ impl Passage {
     }
 
     fn is_over(&self) -> bool {
-        let now = program_of(self.asked.event.tid);
-        now.is_none() || now != self.before || Instant::now() > self.until
+        Instant::now() > self.until || self.before.as_ref().is_none_or(|before| before.is_left_by(self.asked.event.tid))
+    }
+}
+
+impl Program {
+    /// Whether the task runs another one by now, or is gone.
+    fn is_left_by(&self, tid: i32) -> bool {
+        program_of(tid).is_none_or(|now| match self.only_forked {
+            true => !now.only_forked,
+            false => now.file != self.file,
+        })
     }
 }
 
@@ -73,12 +88,17 @@ impl Shared {
         let mut under_way: Vec<Passage> = Vec::new();
         while !self.stopping.load(Ordering::Relaxed) {
             let patience = if under_way.is_empty() { Duration::from_millis(500) } else { STEP };
-            match passages.recv_timeout(patience) {
-                Ok(passage) => under_way.push(passage),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+            if under_way.len() >= MOST_AT_ONCE {
+                // What has no room in the queue goes without.
+                std::thread::sleep(STEP);
+            } else {
+                match passages.recv_timeout(patience) {
+                    Ok(passage) => under_way.push(passage),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+                under_way.extend(passages.try_iter().take(MOST_AT_ONCE - under_way.len()));
             }
-            under_way.extend(passages.try_iter());
             under_way.retain(|passage| !passage.is_over());
         }
     }
@@ -87,38 +107,50 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
 
     #[test]
-    fn a_program_that_runs_itself_anew_is_told_from_before() {
-        // The file is the same, and so is the process.
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", "read line; exec /bin/sh -c 'kill -STOP $$'"]);
-        let mut child = shell.stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let tid = child.id().cast_signed();
+    fn a_task_is_through_when_it_executes_even_the_program_that_it_was_forked_from() {
+        // A shell that forks, tells the number, waits, and executes itself.
+        let script = "( sh -c 'echo $PPID'; read line; exec \"$0\" -c 'kill -STOP $$' )";
+        let shell = std::fs::canonicalize("/bin/sh").unwrap();
+        let mut shell = Command::new(&shell)
+            .arg("-c")
+            .arg(format!("{script}; true"))
+            .arg(&shell)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let tid: i32 = line.trim().parse().unwrap();
+        let before = program_of(tid).unwrap();
+        assert!(before.only_forked && !before.is_left_by(tid), "as long as nothing happens");
+        drop(shell.stdin.take());
         let until = Instant::now() + Duration::from_secs(30);
-        let running = std::fs::canonicalize("/bin/sh").unwrap();
-        while std::fs::read_link(format!("/proc/{tid}/exe")).unwrap() != running {
-            assert!(Instant::now() < until);
+        while !before.is_left_by(tid) {
+            assert!(Instant::now() < until, "it executes itself");
         }
-        let before = program_of(tid);
-        assert!(before.as_ref().is_some_and(|program| program.stack.is_some_and(|stack| stack > 0)));
-        assert!(program_of(tid) == before, "as long as nothing happens");
-        drop(child.stdin.take());
-        while program_of(tid) == before {
-            assert!(Instant::now() < until, "it runs itself anew");
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(program_of(tid).is_none());
+        let after = program_of(tid).unwrap();
+        assert!(after.file == before.file && !after.only_forked);
+        Command::new("sh").args(["-c", &format!("kill -KILL {tid}")]).status().unwrap();
+        shell.wait().unwrap();
+        assert!(after.is_left_by(tid), "it is gone");
     }
 
     #[test]
     fn the_name_of_a_program_moves_no_field() {
-        let fields = (3..=52).map(|field| field.to_string()).collect::<Vec<_>>().join(" ");
-        assert_eq!(stack_of(&format!("12 (a) b ) {fields}")), Some(28));
-        for stat in ["", "12 (a", "12 (a) S 1 2"] {
-            assert_eq!(stack_of(stat), None, "{stat}");
+        for (stat, forked) in [
+            ("12 (sh) S 1 2 3 4 5 64 0", true),
+            ("12 (a) b 64 64 ) S 1 2 3 4 5 4194304 0", false),
+            ("12 (a) b ) S 1 2 3 4 5 4194368 0", true),
+            ("", false),
+            ("12 (a", false),
+            ("12 (a) S 1 2", false),
+        ] {
+            assert_eq!(is_only_forked(stat), forked, "{stat}");
         }
     }
 }
