@@ -95,7 +95,8 @@ impl<'a> OpenedFile<'a> {
         /// A writer who is about to end is waited for as long.
         const TRIES: u32 = 5;
         const PAUSE: Duration = Duration::from_micros(200);
-        if self.is_elsewhere() {
+        // On an overlay it keeps those away who write by it, which is what can be done.
+        if mounts::is_foreign(&self.filesystem.name) {
             return;
         }
         for attempt in 0..TRIES {
@@ -280,10 +281,11 @@ impl File for OpenedFile<'_> {
 
     fn nobody_writes(&self) -> Option<bool> {
         match self.writers {
-            _ if self.is_elsewhere() => None,
-            // Asking for another lease, and giving it back, would end this one.
-            Writers::KeptAway => Some(lease::is_held(self.file)),
             Writers::There => Some(false),
+            // Asking for another lease, and giving it back, would end this one.
+            Writers::KeptAway if !lease::is_held(self.file) => Some(false),
+            _ if self.is_elsewhere() => None,
+            Writers::KeptAway => Some(true),
             Writers::Unknown => lease::nobody_writes(self.file),
         }
     }
