@@ -295,6 +295,17 @@ pub fn read_magic(input: &mut impl Read) -> Result<(), JournalError> {
     if found == MAGIC { Ok(()) } else { Err(JournalError::Magic { found }) }
 }
 
+/// Whether a whole block begins anywhere in these bytes. In the rest of a journal that was cut off none does; where a block's
+/// length was damaged, so that it only seems to be cut off, others follow.
+pub fn holds_a_block(bytes: &[u8]) -> bool {
+    (0..bytes.len()).filter_map(|start| bytes.get(start..)).any(|rest| {
+        let [1..=5, a, b, c, d, after @ ..] = rest else { return false };
+        // Asked first: looking at a block costs as much as it is long.
+        let length = u64::from(u32::from_le_bytes([*a, *b, *c, *d])).saturating_add(TAIL as u64);
+        length <= after.len() as u64 && matches!(read_block(&mut &*rest, 0), Ok(Some(_)))
+    })
+}
+
 /// Reads the block at `offset`, where `input` stands, and how long it is; none at the end of the journal.
 ///
 /// # Errors

@@ -36,7 +36,7 @@ pub struct Arguments {
     /// Say what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Put old labels back also where somebody has changed the label since
+    /// Put old labels back also where somebody has changed the label since, and undo what comes before damage in the journal
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -93,11 +93,20 @@ impl Arguments {
         if let (Came::Undone(0), false) = (read.progress, self.force) {
             return Err(Failure::failed(format!("the run {} was undone already", read.run)));
         }
+        let damage = self.damage(&mut read)?;
+        let damaged = damage.is_some();
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let same_boot = boot_id.trim() == read.begun.boot_id;
         let base = PathBuf::from(OsStr::from_bytes(&read.begun.folder));
         let form = Form::new(self.json, self.quiet, self.verbose || self.dry_run, true);
         let (mut telling, mut counts) = (Telling::new(form, true), Counts::default());
+        let mut numbers = Map::new();
+        if let Some(failure) = damage {
+            numbers.insert("damage".into(), json!(failure.what));
+            let mut told = Told::default();
+            told.failure(failure);
+            telling.tell(told);
+        }
         let progress = Progress::new(self.quiet, "files");
         progress.set_total(read.files, 0);
         // The last change is undone first: a run that was gone on with can have changed a file twice.
@@ -114,10 +123,10 @@ impl Arguments {
             progress.suspend(|| telling.tell(told));
         }
         drop(progress);
-        if !self.dry_run {
+        // A damaged journal stays as it is: that the run was undone is not known, and the rest is not to be cut off.
+        if !self.dry_run && !damaged {
             read.undone(counts.failed)?;
         }
-        let mut numbers = Map::new();
         numbers.insert("restored".into(), json!(counts.restored));
         numbers.insert("old".into(), json!(counts.old));
         numbers.insert("failed".into(), json!(counts.failed));
@@ -133,7 +142,31 @@ impl Arguments {
             text + "\n"
         };
         telling.end(summary, numbers);
-        Ok(if counts.failed == 0 { Outcome::Done } else { Outcome::Failed })
+        Ok(if counts.failed == 0 && !damaged { Outcome::Done } else { Outcome::Failed })
+    }
+
+    /// Damage in the journal, to be told; what follows it is kept beside before anything is changed.
+    fn damage(&self, read: &mut ReadJournal) -> Result<Option<Failure>, Failure> {
+        let Some(damage) = read.damage() else { return Ok(None) };
+        let (what, end, run) = (format!("{}: {damage}", printable(&read.path)), read.end, &read.run);
+        if !self.force {
+            return Err(Failure::failed(format!(
+                "{what}; what the run changed after that cannot be undone, and nothing was changed"
+            ))
+            .next(format_args!(
+                "put the journal back from a backup, or undo what comes before the damage with `imara undo --force {run}`, \
+                 which puts old labels back also where somebody has changed the label since"
+            )));
+        }
+        let kept = if self.dry_run { None } else { read.keep_tail()? };
+        let kept = kept.map(|kept| format!("; all from offset {end} on was kept in {}", printable(&kept)));
+        let failure = Failure::failed(format!(
+            "{what}; what the run changed after that is not undone{}",
+            kept.unwrap_or_default()
+        ));
+        Ok(Some(failure.next(
+            "files of the run that --verbose does not list have its labels still: label them anew, or from a backup",
+        )))
     }
 
     fn restore(&self, announced: &File, path: &Path, same_boot: bool) -> Result<Fate, Failure> {
@@ -194,7 +227,9 @@ impl Arguments {
             let (begun, files) = (&read.begun, counted(read.files, "file"));
             let folder = printable_bytes(&begun.folder);
             text += &format!("{run}  {}, {files}, {told}\n    in {folder}: {}\n", utc(begun.started), begun.command);
-            if let Came::Interrupted = read.progress {
+            if let Some(damage) = read.damage() {
+                text += &format!("    {damage}; what follows is not known\n");
+            } else if let Came::Interrupted = read.progress {
                 text += &format!("    go on with it: add --resume {run} to that command\n");
             }
             documents.push(json!({

@@ -118,3 +118,80 @@ fn signatures_beside_the_files_of_a_tree_are_not_signed_in_their_turn() {
     assert_eq!(scratch.run(&["undo", &run(&first)]).code, 0);
     assert_eq!(count(), 100);
 }
+
+/// Where the blocks of a journal begin.
+fn blocks_of(journal: &[u8]) -> Vec<usize> {
+    let (mut places, mut place) = (Vec::new(), 8);
+    while place < journal.len() {
+        places.push(place);
+        place += 9 + u32::from_le_bytes(journal[place + 1..place + 5].try_into().unwrap()) as usize;
+    }
+    places
+}
+
+#[test]
+fn a_damaged_journal_is_undone_only_by_force_and_loses_nothing() {
+    let scratch = Scratch::new();
+    let files = (0..200).map(|number| scratch.file(&format!("file{number}"), "content")).collect::<Vec<_>>();
+    let tree = scratch.tree();
+    let run = scratch.label(&["hash", "-r", "--json", text(&tree)]);
+    assert_eq!(run.code, 0, "{}", run.err);
+    let name = run.summary()["run"].as_str().unwrap().to_owned();
+    let path = scratch.path("runs").join(format!("{name}.journal"));
+    let whole = fs::read(&path).unwrap();
+    let changes = blocks_of(&whole).into_iter().filter(|place| whole[*place] == 2).collect::<Vec<_>>();
+    assert!(changes.len() >= 3, "{changes:?}");
+    let second = changes[1];
+    let labelled = || files.iter().filter(|file| !scratch.label_of(file).is_empty()).count();
+    let beside = scratch.path("runs").join(format!("{name}.journal.damaged-{second}"));
+    // A byte within a block; a length that leads beyond the end, as one that is cut off has, and one that none has.
+    for (place, byte, expected) in
+        [(second + 20, 1, "checksum"), (second + 3, 0x0f, "cut off"), (second + 4, 0xf0, "claims")]
+    {
+        let mut damaged = whole.clone();
+        damaged[place] ^= byte;
+        fs::write(&path, &damaged).unwrap();
+        for arguments in [&["undo", &name][..], &["undo", "--dry-run", &name], &["undo", "--quiet", &name]] {
+            let refused = scratch.run(arguments);
+            assert_eq!(refused.code, 1, "{}", refused.err);
+            let all = [expected, &format!("offset {second}"), "nothing was changed", "undo --force"];
+            assert!(all.iter().all(|part| refused.err.contains(part)), "{}", refused.err);
+        }
+        let resumed = scratch.label(&["hash", "-r", text(&tree), "--resume", &name]);
+        assert!(resumed.code == 1 && resumed.err.contains("cannot be gone on with"), "{}", resumed.err);
+        assert!(!beside.exists() && fs::read(&path).unwrap() == damaged);
+    }
+    assert_eq!(labelled(), 200);
+    let damaged = fs::read(&path).unwrap();
+    for left in ["got the old label back", "0 files got"] {
+        let forced = scratch.run(&["undo", "--force", &name]);
+        assert!(forced.code == 1 && forced.out.contains(left), "{}{}", forced.out, forced.err);
+        let all = [format!("offset {second}"), text(&beside).to_owned(), "label them anew".to_owned()];
+        assert!(all.iter().all(|part| forced.err.contains(part)), "{}", forced.err);
+        assert!((1..200).contains(&labelled()));
+        assert!(fs::read(&beside).unwrap() == damaged[second..] && fs::read(&path).unwrap() == damaged);
+    }
+    // A journal that is put back is undone in full.
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(scratch.run(&["undo", &name]).code, 0);
+    assert_eq!(labelled(), 0);
+}
+
+#[test]
+fn a_journal_that_is_cut_off_at_its_end_is_gone_on_with_and_undone() {
+    let scratch = Scratch::new();
+    (0..100).for_each(|number| drop(scratch.file(&format!("file{number}"), "content")));
+    let tree = scratch.tree();
+    let run = scratch.label(&["hash", "-r", "--json", text(&tree)]);
+    let name = run.summary()["run"].as_str().unwrap().to_owned();
+    let path = scratch.path("runs").join(format!("{name}.journal"));
+    let whole = fs::read(&path).unwrap();
+    let cut = || fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+    cut();
+    let resumed = scratch.label(&["hash", "-r", text(&tree), "--resume", &name]);
+    assert_eq!(resumed.code, 0, "{}", resumed.err);
+    cut();
+    let undone = scratch.run(&["undo", &name]);
+    assert_eq!((undone.code, &*undone.out, &*undone.err), (0, "100 files got the old label back\n", ""));
+    assert_eq!(scratch.runs().pop().unwrap()["state"], "undone");
+}

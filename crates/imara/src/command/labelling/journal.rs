@@ -10,7 +10,7 @@ use imara_format::journal::{self, Begun, Block, JournalError, MAGIC};
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -101,6 +101,8 @@ struct State {
     file: File,
     end: u64,
     announced: bool,
+    /// Something was written since it was last brought to the disk.
+    unsynced: bool,
     failed: Option<io::Error>,
     synced: Instant,
 }
@@ -156,8 +158,9 @@ impl Journal {
     /// Goes on with the journal of a run that was ended.
     ///
     /// # Errors
-    /// It is in use, or cannot be written.
-    pub fn go_on(read: ReadJournal) -> Result<Self, Failure> {
+    /// It cannot be written, or what is cut off from it cannot be kept.
+    pub fn go_on(mut read: ReadJournal) -> Result<Self, Failure> {
+        read.keep_tail()?;
         let ReadJournal { path, run, file, end, .. } = read;
         let failure = |error| Failure::failed(format!("{}: {error}", printable(&path)));
         let mut file = file.into_inner();
@@ -196,16 +199,26 @@ impl Journal {
             return None;
         }
         state.end += block.len() as u64;
-        state.announced = true;
+        (state.announced, state.unsynced) = (true, true);
         let due = state.synced.elapsed() >= SYNC_AFTER;
+        drop(state);
         if due {
-            state.synced = Instant::now();
-            let file = state.file.try_clone();
-            drop(state);
-            // Others go on writing meanwhile. A disk that fails tells at the end.
-            let _ = file.and_then(|file| file.sync_data());
+            self.sync();
         }
         Some(place)
+    }
+
+    /// Brings what was written to the disk: called before something that takes long, in which nothing else may be written.
+    pub fn sync(&self) {
+        let mut state = self.state();
+        if !std::mem::take(&mut state.unsynced) {
+            return;
+        }
+        state.synced = Instant::now();
+        let file = state.file.try_clone();
+        drop(state);
+        // Others go on writing meanwhile. A disk that fails tells at the end.
+        let _ = file.and_then(|file| file.sync_data());
     }
 
     /// Whether it could not be written any more.
@@ -244,7 +257,7 @@ impl Journal {
 
 impl State {
     fn new(file: File, end: u64) -> Self {
-        Self { file, end, announced: false, failed: None, synced: Instant::now() }
+        Self { file, end, announced: false, unsynced: false, failed: None, synced: Instant::now() }
     }
 }
 
@@ -301,6 +314,8 @@ pub struct ReadJournal {
     pub end: u64,
     /// What follows that and is damaged, or cut off.
     pub tail: Option<JournalError>,
+    /// Whether that is no more than the end of a block that was being written: nothing it announced had begun.
+    cut_off: bool,
     file: BufReader<File>,
     changes: Vec<u64>,
     made: HashSet<u64>,
@@ -342,6 +357,7 @@ impl ReadJournal {
             files: 0,
             end,
             tail: None,
+            cut_off: false,
             file,
             changes: Vec::new(),
             made: HashSet::new(),
@@ -367,6 +383,13 @@ impl ReadJournal {
                 }
                 Err(JournalError::Read(error)) => return Err(failure(&error)),
                 Err(error) => {
+                    if let JournalError::CutOff(_) = error {
+                        // No longer than the largest block.
+                        let mut rest = Vec::new();
+                        let start = read.file.seek(SeekFrom::Start(read.end));
+                        start.and_then(|_| read.file.read_to_end(&mut rest)).map_err(|error| failure(&error))?;
+                        read.cut_off = !journal::holds_a_block(&rest);
+                    }
                     read.tail = Some(error);
                     return Ok(read);
                 }
@@ -391,6 +414,43 @@ impl ReadJournal {
         }
     }
 
+    /// What is wrong with the journal, if it is more than an end that was cut off: what the run did after that is not known.
+    pub fn damage(&self) -> Option<&JournalError> {
+        self.tail.as_ref().filter(|_| !self.cut_off)
+    }
+
+    /// Keeps what follows the last whole block in a file beside the journal, `RUN.journal.damaged-OFFSET`: it may hold old labels.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn keep_tail(&mut self) -> Result<Option<PathBuf>, Failure> {
+        if self.tail.is_none() {
+            return Ok(None);
+        }
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".damaged-{}", self.end));
+        let kept = PathBuf::from(name);
+        // One that a process was killed over is not taken for whole.
+        let mut part = kept.clone().into_os_string();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let mut copy = || {
+            self.file.seek(SeekFrom::Start(self.end))?;
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+            io::copy(&mut self.file, &mut file)?;
+            file.sync_all()?;
+            std::fs::rename(&part, &kept)?;
+            let folder = kept.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(folder)?.sync_all()
+        };
+        copy().map_err(|error| {
+            let _ = std::fs::remove_file(&part);
+            Failure::failed(format!("the rest of the journal cannot be kept in {}: {error}", printable(&kept)))
+                .next("make room there, or let the folder be written to, and try again; the journal is as it was")
+        })?;
+        Ok(Some(kept))
+    }
+
     /// How many blocks announced changes.
     pub fn blocks(&self) -> usize {
         self.changes.len()
@@ -400,7 +460,8 @@ impl ReadJournal {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn undone(self, left: u64) -> Result<(), Failure> {
+    pub fn undone(mut self, left: u64) -> Result<(), Failure> {
+        self.keep_tail()?;
         let mut file = self.file.into_inner();
         let write = |file: &mut File| {
             file.set_len(self.end)?;

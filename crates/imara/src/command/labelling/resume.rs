@@ -4,6 +4,7 @@
 //! changed one of these. Of so many files that memory has a bound; what is not known is done again, which does no harm.
 
 use super::journal::{Progress, ReadJournal};
+use crate::command::paths::printable;
 use crate::output::Failure;
 use imara_format::journal::{FileState, Place};
 use std::collections::HashSet;
@@ -68,7 +69,7 @@ fn fingerprint<'l>(state: &FileState, labels: impl Iterator<Item = (Place, Optio
 /// Whether a run can be gone on with for this purpose.
 ///
 /// # Errors
-/// It came to its end, or had another purpose.
+/// Its journal is damaged, it came to its end, or had another purpose.
 pub fn check(read: &ReadJournal, purpose: &str) -> Result<(), Failure> {
     let run = &read.run;
     if read.begun.purpose != purpose {
@@ -77,6 +78,13 @@ pub fn check(read: &ReadJournal, purpose: &str) -> Result<(), Failure> {
             read.begun.purpose
         ))
         .next(format_args!("go on with its own command: {}", read.begun.command)));
+    }
+    // Going on would cut off what follows the damage, and the old labels with it.
+    if let Some(damage) = read.damage() {
+        return Err(Failure::failed(format!("{}: {damage}; the run cannot be gone on with", printable(&read.path)))
+            .next(format_args!(
+                "begin a new run, or undo what comes before the damage with `imara undo --force {run}`"
+            )));
     }
     match read.progress {
         Progress::Interrupted | Progress::Ended(1..) => Ok(()),

@@ -104,6 +104,10 @@ impl<L: Labeller> Work<'_, L> {
             }
             if file.state().size >= LARGE {
                 self.make(std::mem::take(&mut ready), &mut fates, &mut results);
+                // Reading it may take minutes, in which a power failure would find labels that the journal on the disk lacks.
+                if let Some(journal) = self.journal {
+                    journal.sync();
+                }
             }
             match self.look(labeller, file, index, &mut results.counts.bytes) {
                 Looked::Ready(file) => ready.push(file),
