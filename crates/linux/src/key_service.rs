@@ -325,7 +325,7 @@ pub fn visible_keys() -> io::Result<Vec<KeyLine>> {
     Ok(text.split(|byte| *byte == b'\n').filter_map(|line| KeyLine::parse(line).ok()).collect())
 }
 
-/// The keyring of this name: one that this thread's keyrings lead to, else one that it may see.
+/// The keyring of this name: one that this thread's keyrings lead to, else one that it may see and that is the kernel's or its user's.
 ///
 /// # Errors
 /// ENOKEY where there is none, and what the search says.
@@ -335,11 +335,20 @@ pub fn keyring_named(name: &[u8]) -> io::Result<KeySerial> {
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => return Err(error),
         Err(_) => {}
     }
+    let us = rustix::process::geteuid().as_raw();
     let is_it = |key: &KeySerial| {
-        describe(*key).is_ok_and(|key| key.kind == KeyType::Keyring.name() && key.description == name)
+        describe(*key).is_ok_and(|key| {
+            key.kind == KeyType::Keyring.name() && key.description == name && may_be_meant(name, key.uid, us)
+        })
     };
     let mut usable = visible_keys()?.into_iter().filter(KeyLine::is_usable).map(|line| line.serial);
     usable.find(is_it).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOKEY))
+}
+
+/// Whether a keyring that is only seen may be taken by its name: any user can make an `_ima` that others see, and it must not become
+/// what they trust. The kernel alone makes keyrings whose names begin with a dot.
+fn may_be_meant(name: &[u8], owner: u32, us: u32) -> bool {
+    name.starts_with(b".") || owner == us
 }
 
 /// Master keys of type `user`, found as the kernel finds them. Those of type `trusted` never leave the kernel.
@@ -363,5 +372,16 @@ impl MasterKeys for KernelMasterKeys {
                 "a trusted key is unsealed by the kernel, which keeps it to itself".into(),
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_be_meant;
+
+    #[test]
+    fn another_users_keyring_is_not_taken_for_the_one_that_is_meant() {
+        assert!(may_be_meant(b"_ima", 1000, 1000) && may_be_meant(b".ima", 0, 1000));
+        assert!(!may_be_meant(b"_ima", 1001, 1000) && !may_be_meant(b"_ima", 1001, 0) && !may_be_meant(b"", 1001, 0));
     }
 }
