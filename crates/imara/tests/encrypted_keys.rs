@@ -302,3 +302,32 @@ fn no_key_material_is_told() {
         }
     }
 }
+
+#[test]
+fn a_damaged_blob_of_a_trusted_master_is_not_taken_for_the_key_itself() {
+    let folder = Folder::new();
+    let out = text(&folder.path("never"));
+    let new = |master: &str| imara(&["new", "k", "user:kmk", "32", "--master", master, "--out", &out]);
+    // The beginning of a blob; its end, then a length and at last what says what it is are wrong.
+    let begin = "308201a606066781050a0103a0030101ff020481000001";
+    let damaged = [
+        ("cut", begin.to_owned(), "not whole"),
+        ("cut inside a byte", begin[..43].to_owned(), "not whole"),
+        ("flipped", begin.replace("308201a6", "308201a7"), "not whole"),
+        ("pem", "-----BEGIN TSS2 PRIVATE KEY-----\nMIIB\n".to_owned(), "not whole"),
+        ("name flipped", begin.replace("67810", "77810"), "beside it is the record of one"),
+        ("cut short", begin[..8].to_owned(), "beside it is the record of one"),
+    ];
+    for (name, content, expected) in damaged {
+        let master = folder.file(name, content.as_bytes());
+        if expected != "not whole" {
+            folder.file(&format!("{name}.sealed"), b"");
+        }
+        let said = new(&master);
+        assert!(code(&said) == 1 && stderr(&said).contains(expected), "{name}: {}", stderr(&said));
+        assert!(stderr(&said).contains("next: take the blob from a backup"), "{name}: {}", stderr(&said));
+        assert!(!folder.path("never").exists(), "{name}");
+    }
+    // Without a record it is a key like any other.
+    assert_eq!(code(&new(&folder.file("text", b"308201a6"))), 0);
+}

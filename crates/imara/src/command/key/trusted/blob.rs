@@ -36,12 +36,26 @@ impl BlobFile {
     /// A file's content, if it is a sealed key; bytes that are no blob may be a key themselves.
     ///
     /// # Errors
-    /// What is noted beside it cannot be read.
+    /// It is a blob that is not whole, or what is noted beside it cannot be read.
     pub fn of(path: &Path, content: &[u8]) -> Result<Option<Self>, Failure> {
         // What does not say so itself is not even decoded: copies of a key would be left behind.
         match says_what_it_is(content).then(|| parse(content)) {
             Some(Ok(blob)) => Self::with_record(path, blob).map(Some),
-            Some(Err(_)) | None => Ok(None),
+            // Its bytes are no key: what would be sealed with them, the blob from the backup would never open.
+            Some(Err(error)) => Err(Failure::failed(format!(
+                "{}: it looks like a trusted key's blob, and is not whole: {error} (EINVAL)",
+                printable(path)
+            ))
+            .next("take the blob from a backup")),
+            None if path.as_os_str() != "-" && record_path(path).symlink_metadata().is_ok() => {
+                Err(Failure::failed(format!(
+                    "{}: it is no trusted key's blob, though {} beside it is the record of one",
+                    printable(path),
+                    printable(&record_path(path))
+                ))
+                .next("take the blob from a backup; or, where the file is a key itself, take the record away"))
+            }
+            None => Ok(None),
         }
     }
 
