@@ -1,6 +1,7 @@
 //! How a key is sealed and unsealed, beyond the kernel's words: values out of files, PCRs by their names, parents that are made.
 
 use super::not_done;
+use crate::command::key::kept::Out;
 use crate::command::key::secret::read_secret;
 use crate::command::paths::{printable, read_text};
 use crate::command::tpm::target::Target;
@@ -87,6 +88,20 @@ impl Pcrs {
     /// Whether PCRs were asked for.
     pub fn is_given(&self) -> bool {
         self.pcrs.is_some()
+    }
+
+    /// Whether what is to be noted can be kept: values foretold are nowhere else, and standard output has room for the blob alone.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn check(&self, out: &Out) -> Result<(), Failure> {
+        match !self.pcrs_after.is_empty() && out.is_stdout() {
+            true => {
+                Err(Failure::usage("--pcrs-after with --out -: the values that it is sealed to would be noted nowhere")
+                    .next("name a file with --out FILE: the values are kept beside it, in FILE.sealed"))
+            }
+            false => Ok(()),
+        }
     }
 
     /// What is to be noted: the values of now and those foretold.

@@ -78,6 +78,7 @@ impl New {
             return Err(Failure::usage("--out FILE is missing: without its blob the key is gone at the next boot"));
         }
         self.out.check()?;
+        self.pcrs.check(&self.out)?;
         let words = command_text("new", &self.words);
         let command = KeyMaterial::new([words.as_slice(), self.auths.words()?.as_bytes()].concat());
         let parsed = Command::parse(command.as_bytes()).map_err(|error| wrong_words(&shown, &error))?;

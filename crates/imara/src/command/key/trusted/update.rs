@@ -72,6 +72,7 @@ impl Update {
             return Err(Failure::usage("--out FILE is missing: the new blob has to be kept"));
         }
         self.out.check()?;
+        self.pcrs.check(&self.out)?;
         let words = command_text("update", &self.words);
         let command = KeyMaterial::new([words.as_slice(), self.auths.words()?.as_bytes()].concat());
         let parsed = Command::parse(command.as_bytes()).map_err(|error| wrong_words(&shown, &error))?;
