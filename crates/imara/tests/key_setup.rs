@@ -168,6 +168,16 @@ fn what_does_not_fit_together_is_said_and_left_alone() {
         fs::write(&master, &good).unwrap();
         fs::write(&blob, kept).unwrap();
     }
+    // No second evm-key beside one that is there, whichever master key was asked for or is there.
+    let trusted = root.keys("evm-trusted.blob");
+    fs::rename(&blob, &trusted).unwrap();
+    for (wanted, expected) in
+        [("auto", "and not the master key that it is sealed with"), ("user", "would be another key")]
+    {
+        let said = refused(&[&arguments[..], &["--master", wanted]].concat());
+        assert!(said.contains(expected) && said.contains("evm-trusted.blob") && !blob.exists(), "{wanted}: {said}");
+    }
+    fs::rename(&trusted, &blob).unwrap();
     // A newline at its end is none of the key's.
     fs::write(&master, [good.as_slice(), b"\n"].concat()).unwrap();
     done(&arguments);

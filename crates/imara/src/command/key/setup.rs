@@ -117,7 +117,8 @@ impl Setup {
 
     /// The type of the master key.
     fn kind(&self, places: &Places) -> Result<MasterType, Failure> {
-        let there = |kind: MasterType| places.master(kind).symlink_metadata().is_ok();
+        let there = |path: PathBuf| path.symlink_metadata().is_ok();
+        let has_evm_key = |kind: MasterType| there(places.evm_key(kind));
         let has_tpm = || self.tpm.is_some() || (self.root.is_none() && Path::new(how::MANAGED).exists());
         match self.master {
             Wanted::User => Ok(MasterType::User),
@@ -126,8 +127,11 @@ impl Setup {
                     .next("name the TPM of the machine that will start from there with --tpm, or --master user"))
             }
             Wanted::Trusted => Ok(MasterType::Trusted),
-            Wanted::Auto if there(MasterType::Trusted) => Ok(MasterType::Trusted),
-            Wanted::Auto if there(MasterType::User) => Ok(MasterType::User),
+            // The key that has labelled files goes before a master key alone: a second evm-key would be another.
+            Wanted::Auto if has_evm_key(MasterType::Trusted) => Ok(MasterType::Trusted),
+            Wanted::Auto if has_evm_key(MasterType::User) => Ok(MasterType::User),
+            Wanted::Auto if there(places.master(MasterType::Trusted)) => Ok(MasterType::Trusted),
+            Wanted::Auto if there(places.master(MasterType::User)) => Ok(MasterType::User),
             Wanted::Auto => Ok(if has_tpm() { MasterType::Trusted } else { MasterType::User }),
         }
     }
@@ -145,6 +149,17 @@ impl Setup {
                 printable(&master_file)
             ))
             .next("put the master key back; or take the blob away, and label the files anew that it has labelled"));
+        }
+        let other = places.evm_key(match kind {
+            MasterType::User => MasterType::Trusted,
+            MasterType::Trusted => MasterType::User,
+        });
+        if !blob_there && other.symlink_metadata().is_ok() {
+            return Err(Failure::failed(format!(
+                "{} is there: evm-key under another master key would be another key, and what this one has labelled would not verify",
+                printable(&other)
+            ))
+            .next("leave --master out to keep it; or take the blob away, and label the files anew that it has labelled"));
         }
         let state = |there| if there { State::There } else { State::Done };
         // Nothing is asked of a TPM where nothing has to be.
