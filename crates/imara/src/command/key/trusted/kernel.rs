@@ -220,7 +220,15 @@ fn not_unsealed(
     error: &io::Error,
 ) -> Failure {
     match errno_of(error) {
-        Some(Errno::Eperm) => not_done(&file.shown, trusted::why_not_unsealed(tpm, &file.blob, options, known)),
+        Some(Errno::Eperm) => match trusted::why_not_unsealed(tpm, &file.blob, options, known) {
+            // The kernel locks the PCR after it has unsealed, and has the same number for a caller who may not.
+            TrustedKeyError::WrongAuth { .. } if options.pcr_lock != 0 => {
+                Failure::failed(format!("{}: pcrlock= needs CAP_SYS_ADMIN (EPERM)", file.shown)).next(
+                    "run it as root, or leave pcrlock= out; where that is not it, the authorisation value is wrong: see --auth",
+                )
+            }
+            reason => not_done(&file.shown, reason),
+        },
         Some(Errno::Einval) => Failure::failed(format!("{}: the kernel cannot read it (EINVAL)", file.shown))
             .next("a blob from before Linux 5.13 needs keyhandle=; dmesg tells more"),
         _ => by_number(place.shown, place.keyring, error),
