@@ -117,6 +117,9 @@ fn a_key_is_made_kept_loaded_and_gets_another_master_key() {
     let dry = done(&["update", "k", "user:kmk2", "--dry-run"]);
     assert!(dry.contains("would become default, 32 bytes under user:kmk2"), "{dry}");
     assert_eq!(done(&["export", "k"]), format!("{kept}\n"));
+    // A blob that cannot be written leaves the key under its old master key.
+    refused(&["update", "k", "user:kmk2", "--out", "/nonexistent/k.blob"]);
+    assert_eq!(done(&["export", "k"]), format!("{kept}\n"));
     done(&["update", "k", "user:kmk2", "--out", &other]);
     let second = folder.file("kmk2", b"another");
     done(&["check", "--master", &second, &other]);

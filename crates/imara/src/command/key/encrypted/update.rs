@@ -6,12 +6,12 @@ use crate::command::change::Change;
 use crate::command::key::kept::{Out, command_text, read_blob};
 use crate::command::keyring::refusal::{Attempt, refused};
 use crate::command::paths::{printable, printable_bytes};
-use crate::output::Failure;
-use imara_engine::keys::MasterKeys;
+use crate::output::{Failure, warn};
 use imara_engine::keys::encrypted::EncryptedKey;
+use imara_engine::keys::{MasterKeyError, MasterKeys};
 use imara_format::key::Errno;
 use imara_format::key_blob::encrypted::{Blob, Command, MasterType};
-use imara_linux::key_service::{self as keys, KernelMasterKeys, errno_of};
+use imara_linux::key_service::{self as keys, KernelMasterKeys, KeyType, errno_of};
 use serde_json::json;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -97,9 +97,14 @@ impl Update {
             return Err(not_made(shown, &error));
         }
         // The kernel would update, and the key could then not be read: no blob, and nothing to keep.
-        if master.kind() == MasterType::User {
-            KernelMasterKeys.master_key(&master).map_err(|error| not_made(shown, &error.into()))?;
+        match master.kind() {
+            MasterType::User => KernelMasterKeys.master_key(&master).map(|_| ()),
+            MasterType::Trusted => keys::request(KeyType::Trusted, master.description()).map(|_| ()).map_err(|error| {
+                let errno = errno_of(&error).unwrap_or(Errno::Enokey);
+                MasterKeyError { master: master.clone(), errno, what: error.to_string() }
+            }),
         }
+        .map_err(|error| not_made(shown, &error.into()))?;
         if self.change.dry_run {
             return Ok(Blob { master, ..blob });
         }
@@ -108,8 +113,16 @@ impl Update {
                 .next("imara keyring show prints who may"),
             _ => refused(Attempt::Read { key: shown }, &error),
         })?;
-        let updated = blob_of(serial, shown)?;
-        self.out.write(&updated.to_text())?;
-        Ok(updated)
+        let kept = blob_of(serial, shown).and_then(|updated| self.out.write(&updated.to_text()).map(|()| updated));
+        kept.inspect_err(|_| {
+            // Blobs that are kept elsewhere are under the old name: the key in the kernel goes back to it.
+            let back = [b"update ".as_slice(), &blob.master.to_text()].concat();
+            if let Err(error) = keys::update(serial, &back) {
+                warn(format_args!(
+                    "{shown}: its old master key {} could not be put back: {error}; do so with imara key encrypted update",
+                    printable_bytes(&blob.master.to_text())
+                ));
+            }
+        })
     }
 }
