@@ -23,9 +23,8 @@ impl Passphrase {
     /// An unreadable file, no terminal to ask on, or two answers that differ.
     pub fn find(&self, new: bool) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
         let found = if let Some(path) = &self.passphrase_file {
-            let bytes = crate::command::paths::read(path).map(Zeroizing::new);
-            let bytes = bytes.map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
-            let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            let bytes = super::secret::read_secret(path)?;
+            let line = bytes.as_bytes().split(|byte| *byte == b'\n').next().unwrap_or_default();
             Zeroizing::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
         } else if self.passphrase {
             let passphrase = ask("Passphrase of the private key: ")?;

@@ -34,8 +34,8 @@ pub fn read_secret(path: &Path) -> Result<KeyMaterial, Failure> {
     let secret = KeyMaterial::new(bytes);
     read.map_err(failure)?;
     match secret.len() {
-        0 => Err(Failure::failed(format!("{shown} is empty: a key of at least one byte is needed"))),
+        0 => Err(Failure::failed(format!("{shown} is empty: at least one byte is needed"))),
         1..=LONGEST => Ok(secret),
-        _ => Err(Failure::failed(format!("{shown} has more than {LONGEST} bytes, which no key has"))),
+        _ => Err(Failure::failed(format!("{shown} has more than {LONGEST} bytes, which no key and no passphrase has"))),
     }
 }
