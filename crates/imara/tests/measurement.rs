@@ -211,7 +211,7 @@ fn contents(case: &str) -> String {
 
 #[test]
 fn signatures_of_a_list_are_verified_with_the_keys_given() {
-    let key = |name: &str| vector("keys", name);
+    let key = |name: &str| vector("../measurement_list_keys", name);
     let keys = [key("ima.der"), key("rsa4096.der"), key("evm.der")];
     let (list, pcrs) = (vector("tcb", "binary"), vector("tcb", "pcrs"));
     let run = |keys: &[PathBuf], json: bool| {

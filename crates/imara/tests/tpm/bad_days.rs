@@ -67,10 +67,10 @@ fn a_full_tpm_is_told_with_what_fills_it() {
 #[test]
 fn a_tpm_that_goes_away_in_between_is_told() {
     let Some(tpm) = Software::start("a_tpm_that_goes_away_in_between_is_told") else { return };
-    // Standard input that does not end: the TPM is in the middle of hashing.
+    // Standard input that does not end, and more than a pipe holds: the TPM is in the middle of hashing.
     let mut child = tpm.command(&["hash", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
-    std::io::Write::write_all(&mut input, &[7; 1 << 16]).unwrap();
+    std::io::Write::write_all(&mut input, &[7; 1 << 18]).unwrap();
     tpm.stop();
     let _ = std::io::Write::write_all(&mut input, &[7; 1 << 16]);
     drop(input);
