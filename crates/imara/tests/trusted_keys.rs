@@ -259,6 +259,8 @@ fn the_pcr_that_keeps_a_key_from_being_unsealed_is_named_and_an_update_is_sealed
     let zeros = [0_u8; 32];
     let after = imara_engine::crypto::hash(imara_format::hash::HashAlgorithm::Sha256, &[&zeros, &[0xff; 32]]).unwrap();
     fs::write(software.path("after"), format!("sha256:23 {}\n", after.to_hex())).unwrap();
+    let nowhere = ["update", "now", "--pcrs", "sha256:16,23", "--pcrs-after", "after", "--out", "-"];
+    assert!(expect(&software, 2, &nowhere).contains("next: name a file with --out FILE"));
     let update = ["update", "now", "--pcrs", "sha256:16,23", "--pcrs-after", "after", "--out", "both"];
     assert!(done(&software, &update).contains("to one of 2 sets of values of the PCRs sha256:16,23"));
     done(&software, &load("both"));
