@@ -3,13 +3,15 @@
 use super::provider::{Provider, ProviderOptions, no_kernel_evm};
 use crate::command::hmac_key::EVM_KEY_NAME;
 use crate::command::key::encrypted::{parse_blob, read_blob};
+use crate::command::key::load::same_key;
+use crate::command::key::master::held;
 use crate::command::keyring::named::Keyring;
 use crate::command::keyring::refusal::{Attempt, refused};
 use crate::command::paths::{printable, read};
 use crate::command::{CommandResult, change::Change};
 use crate::guard::control::{Request, ask};
 use crate::guard::evm::mode_json;
-use crate::output::{Failure, warn};
+use crate::output::{Failure, tell, warn};
 use imara_engine::evm::mode::{self, ModeError};
 use imara_format::evm::{EvmMode, MODE_FILE};
 use imara_format::key::{Errno, KeySerial};
@@ -124,8 +126,14 @@ fn refused_mode(bits: EvmMode, error: &std::io::Error) -> Failure {
 fn load_key(blob: &Path) -> Result<(), Failure> {
     let shown = printable(blob);
     let text = read_blob(blob)?;
-    parse_blob(&text, &shown)?;
+    let file = parse_blob(&text, &shown)?;
     let _ = keys::reach_user_keyring();
+    let user = Keyring { serial: keys::USER_KEYRING, name: b"@u".to_vec() };
+    if let Some(serial) = held(&user, KeyType::Encrypted, EVM_KEY_NAME.as_bytes()) {
+        // The kernel has no second one by that name, and takes `load` for an update, which it is not.
+        tell(same_key(serial, &file, &user, &shown)?);
+        return Ok(());
+    }
     let command = [b"load ", &text[..]].concat();
     let loaded = keys::add(KeyType::Encrypted, Some(EVM_KEY_NAME.as_bytes()), &command, keys::USER_KEYRING);
     loaded.map(drop).map_err(|error| {

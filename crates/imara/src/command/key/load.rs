@@ -113,7 +113,10 @@ fn evm_key(path: &Path, keyring: &Keyring, dry_run: bool) -> Result<(State, Stri
 }
 
 /// Whether the key that is there is the file's: the kernel seals a key the same way each time.
-fn same_key(serial: KeySerial, file: &Blob, keyring: &Keyring, shown: &str) -> Result<String, Failure> {
+///
+/// # Errors
+/// It is another one, or cannot be read.
+pub fn same_key(serial: KeySerial, file: &Blob, keyring: &Keyring, shown: &str) -> Result<String, Failure> {
     let read = keys::read(serial).map_err(|error| refused(Attempt::Read { key: shown }, &error))?;
     let there = parse_blob(read.as_bytes(), &format!("key {serial}"))?;
     if there.iv == file.iv && there.ciphertext == file.ciphertext {

@@ -3,8 +3,8 @@
 pub(crate) mod encrypted;
 mod generate;
 mod kept;
-mod load;
-mod master;
+pub mod load;
+pub mod master;
 mod passphrase;
 mod places;
 pub(crate) mod secret;
