@@ -121,17 +121,6 @@ impl Journal {
         DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failure)?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let when = utc(since.as_secs()).replace(['-', ':'], "").replace(" UTC", "").replace(' ', "-");
-        let (mut number, process) = (0_u32, std::process::id());
-        let (run, path, mut file) = loop {
-            let more = if number == 0 { String::new() } else { format!("-{number}") };
-            let run = format!("{when}-{process}{more}");
-            let path = folder.join(format!("{run}{ENDING}"));
-            match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(file) => break (run, path, file),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-                Err(error) => return Err(failure(error)),
-            }
-        };
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let working = std::env::current_dir().unwrap_or_else(|_| "/".into());
         let begun = Begun {
@@ -142,15 +131,44 @@ impl Journal {
             command: command_line(),
         };
         let start = [&MAGIC[..], &begun.encode()].concat();
-        let written = lock(&file, &path).and_then(|()| {
+        let process = std::process::id();
+        // It gets its name once it says what it is, so that one whose run was killed at its start is no riddle.
+        let nameless = folder.join(format!("begun-{process}"));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&nameless)
+            .map_err(failure)?;
+        let named = lock(&file, &nameless).and_then(|()| {
             file.write_all(&start).map_err(failure)?;
-            // A folder's entry is its own to be kept.
-            File::open(&folder).and_then(|folder| folder.sync_all()).or_else(|_| file.sync_all()).map_err(failure)
+            for number in 0_u32.. {
+                let more = if number == 0 { String::new() } else { format!("-{number}") };
+                let run = format!("{when}-{process}{more}");
+                let path = folder.join(format!("{run}{ENDING}"));
+                match std::fs::hard_link(&nameless, &path) {
+                    Ok(()) => return Ok((run, path)),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    // A file system without links.
+                    Err(_) if !path.exists() => {
+                        return std::fs::rename(&nameless, &path).map(|()| (run, path)).map_err(failure);
+                    }
+                    Err(error) => return Err(failure(error)),
+                }
+            }
+            Err(failure(io::ErrorKind::AlreadyExists.into()))
         });
-        if let Err(failure) = written {
+        // Gone already where it was renamed.
+        let _ = std::fs::remove_file(&nameless);
+        let (run, path) = named?;
+        // A folder's entry is its own to be kept.
+        let kept = File::open(&folder).and_then(|folder| folder.sync_all()).or_else(|_| file.sync_all());
+        if let Err(error) = kept {
             // It tells nothing.
             let _ = std::fs::remove_file(&path);
-            return Err(failure);
+            return Err(failure(error));
         }
         Ok(Self { path, run, state: Mutex::new(State::new(file, start.len() as u64)) })
     }
