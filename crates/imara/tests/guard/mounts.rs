@@ -179,6 +179,11 @@ fn a_file_system_is_unmounted_while_it_is_guarded_and_guarded_when_it_is_mounted
     assert!(scratch.alive());
 }
 
+/// Whoever has just been answered may hold a descriptor for some milliseconds.
+fn unmount(place: &Path) {
+    eventually("unmounted", PATIENCE, || output(command("umount").arg(place)).is_ok_and(|done| done.status.success()));
+}
+
 #[test]
 fn a_verdict_is_not_used_for_another_file_system_that_has_the_same_numbers() {
     let mut scratch = scratch!("a_verdict_is_not_used_for_another_file_system_that_has_the_same_numbers");
@@ -186,7 +191,7 @@ fn a_verdict_is_not_used_for_another_file_system_that_has_the_same_numbers() {
     fs::write(&file, "the content that was signed\n").unwrap();
     scratch.sign(&[&file]);
     let (mnt, image, evil) = (scratch.mnt.clone(), scratch.path("image"), scratch.path("evil"));
-    must(command("umount").arg(&mnt));
+    unmount(&mnt);
     // The same file in every respect that stat(2) shows, but its content.
     let mut bytes = fs::read(&image).unwrap();
     let at = bytes.windows(17).position(|window| window == b"the content that ").unwrap();
@@ -215,7 +220,7 @@ fn a_verdict_is_not_used_for_another_file_system_that_has_the_same_numbers() {
             }
         }
     }
-    must(command("umount").arg(&mnt));
+    unmount(&mnt);
     let _ = output(command("losetup").args(["-d", &device]));
     must(command("mount").args(["-o", "loop"]).arg(&image).arg(&mnt));
 }
