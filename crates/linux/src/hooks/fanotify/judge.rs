@@ -146,10 +146,9 @@ impl Shared {
         let policy = self.checker.policy();
         // At level 2 the kernel itself looks again, once nobody can write any more.
         let kept = event.mask.contains(Mask::OPEN_EXEC) && look.is_none() && superblock.lane.is_none();
-        let passing = kept.then(|| {
+        if kept {
             file.hold(self.lease_thread.load(Ordering::Relaxed));
-            Passage::new(asked)
-        });
+        }
         let file = file;
         let interpreter = self.interpreters.read().unwrap_or_else(PoisonError::into_inner).get(&file.id())
             == Some(&stamp(&file.stat));
@@ -205,7 +204,8 @@ impl Shared {
                 self.let_pass(&file, superblock, interpreter, generation);
             }
         }
-        let passing = passing.filter(|_| verdict == Verdict::Allow && file.is_held());
+        // What it runs now, before it is let go on.
+        let passing = (verdict == Verdict::Allow && file.is_held()).then(|| Passage::new(asked));
         question.answer(verdict == Verdict::Allow);
         if let Some(passing) = passing {
             self.let_through(passing);

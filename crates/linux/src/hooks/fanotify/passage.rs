@@ -7,7 +7,6 @@
 
 use super::Shared;
 use super::question::Asked;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError};
@@ -30,18 +29,24 @@ pub(super) struct Passage {
     until: Instant,
 }
 
-/// What a task runs. Looking at it opens nothing.
+/// What a task runs.
 #[derive(PartialEq, Eq)]
-struct Program {
-    file: (u64, u64),
-    /// It was forked, and has executed nothing since (`PF_FORKNOEXEC`). Unlike the rest no task can change that but by executing.
-    only_forked: bool,
+enum Program {
+    /// Its parent's: it was forked, and has executed nothing since (`PF_FORKNOEXEC`). No task can change that but by executing.
+    Parents,
+    /// This file, by device and inode.
+    File(u32, u32, u64),
 }
 
+/// Looking at it opens nothing, and asks no server of a file system over a network.
 fn program_of(tid: i32) -> Option<Program> {
-    let file = std::fs::metadata(format!("/proc/{tid}/exe")).ok()?;
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
     let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
-    Some(Program { file: (file.dev(), file.ino()), only_forked: is_only_forked(&stat) })
+    if is_only_forked(&stat) {
+        return Some(Program::Parents);
+    }
+    let file = statx(CWD, format!("/proc/{tid}/exe"), AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+    Some(Program::File(file.stx_dev_major, file.stx_dev_minor, file.stx_ino))
 }
 
 /// Field 9 of proc_pid_stat(5), the task's flags. The second one, a name in parentheses, may hold anything.
@@ -58,17 +63,8 @@ impl Passage {
     }
 
     fn is_over(&self) -> bool {
-        Instant::now() > self.until || self.before.as_ref().is_none_or(|before| before.is_left_by(self.asked.event.tid))
-    }
-}
-
-impl Program {
-    /// Whether the task runs another one by now, or is gone.
-    fn is_left_by(&self, tid: i32) -> bool {
-        program_of(tid).is_none_or(|now| match self.only_forked {
-            true => !now.only_forked,
-            false => now.file != self.file,
-        })
+        let now = program_of(self.asked.event.tid);
+        now.is_none() || now != self.before || Instant::now() > self.until
     }
 }
 
@@ -126,18 +122,16 @@ mod tests {
         let mut line = String::new();
         BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let tid: i32 = line.trim().parse().unwrap();
-        let before = program_of(tid).unwrap();
-        assert!(before.only_forked && !before.is_left_by(tid), "as long as nothing happens");
+        assert!(program_of(tid) == Some(Program::Parents), "as long as nothing happens");
         drop(shell.stdin.take());
         let until = Instant::now() + Duration::from_secs(30);
-        while !before.is_left_by(tid) {
+        while program_of(tid) == Some(Program::Parents) {
             assert!(Instant::now() < until, "it executes itself");
         }
-        let after = program_of(tid).unwrap();
-        assert!(after.file == before.file && !after.only_forked);
+        assert!(program_of(tid) == program_of(shell.id().cast_signed()), "the same program");
         Command::new("sh").args(["-c", &format!("kill -KILL {tid}")]).status().unwrap();
         shell.wait().unwrap();
-        assert!(after.is_left_by(tid), "it is gone");
+        assert!(program_of(tid).is_none(), "it is gone");
     }
 
     #[test]
