@@ -99,6 +99,10 @@ pub fn status(text: &[u8]) -> Result<Vec<Package>, LineError> {
         let (name, value) = line.split_at(colon);
         field = name.to_ascii_lowercase();
         let value = String::from_utf8_lossy(value.get(1..).unwrap_or_default().trim_ascii()).into_owned();
+        // They become parts of a file's name.
+        if matches!(field.as_slice(), b"package" | b"architecture") && (value.contains(['/', '\0'])) {
+            return Err(error("no package's name or architecture has a slash"));
+        }
         match field.as_slice() {
             b"package" => package.name = value,
             b"architecture" => package.architecture = value,
@@ -200,7 +204,13 @@ mod tests {
         assert_eq!(packages[0].configuration, [(b"/etc/a b".to_vec(), empty())]);
         assert_eq!(packages[0].version, "1:2-3");
         assert_eq!(packages[0].lists(), ["one.md5sums", "one:amd64.md5sums"]);
-        assert_eq!(status(b"Package: a\nwhat\n"), Err(LineError { line: 2, what: "`Field: value` was needed" }));
+        for (text, what) in [
+            ("Package: a\nwhat\n", "`Field: value` was needed"),
+            ("Version: 1\nPackage: ../../etc/a\n", "no package's name or architecture has a slash"),
+            ("Package: a\nArchitecture: /x\n", "no package's name or architecture has a slash"),
+        ] {
+            assert_eq!(status(text.as_bytes()), Err(LineError { line: 2, what }), "{text}");
+        }
     }
 
     #[test]

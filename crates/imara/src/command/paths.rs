@@ -275,8 +275,15 @@ pub const MOST: u64 = 64 << 20;
 /// # Errors
 /// What the kernel refuses; a file that is longer, and so not what it was taken for.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if path.as_os_str() == "-" { read_all(io::stdin().lock()) } else { read_all(File::open(path)?) }
+}
+
+/// The same of what is open.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_all(input: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let input: &mut dyn Read = if path.as_os_str() == "-" { &mut io::stdin().lock() } else { &mut File::open(path)? };
     input.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {
         return Err(io::Error::other(format!(

@@ -125,3 +125,25 @@ fn a_damaged_list_is_named_and_the_rest_goes_on() {
     assert!(run.err.contains("two:amd64.md5sums: line 1: an MD5 digest was needed"), "{}", run.err);
     assert!(run.out.starts_with("7 files of 3 packages"), "{}", run.out);
 }
+
+#[test]
+fn no_link_leads_from_the_database_out_of_the_root() {
+    let outside = Scratch::new();
+    system(&outside);
+    let scratch = Scratch::new();
+    scratch.file("bin/same", "content");
+    for (link, target) in [("var", outside.tree().join("var")), ("etc", "../../../../../../../../etc".into())] {
+        symlink(target, scratch.tree().join(link)).unwrap();
+    }
+    let run = scratch.run(&["verify", "--packages", "--root", text(&scratch.tree())]);
+    assert!(run.code == 3 && run.err.contains("no list of installed packages"), "{} {}", run.code, run.err);
+    fs::remove_file(scratch.tree().join("var")).unwrap();
+    scratch.file("var/lib/dpkg/status", "Package: one\nStatus: install ok installed\nArchitecture: all\nVersion: 1\n");
+    for list in ["one.md5sums", "diversions"] {
+        let folder = scratch.tree().join("var/lib/dpkg").join(if list == "diversions" { "." } else { "info" });
+        fs::create_dir_all(&folder).unwrap();
+        symlink(outside.tree().join("var/lib/dpkg/info/one.md5sums"), folder.join(list)).unwrap();
+    }
+    let run = scratch.run(&["verify", "--packages", "--root", text(&scratch.tree())]);
+    assert!(run.code == 4 && run.out.contains("1 package has no list"), "{} {} {}", run.code, run.out, run.err);
+}

@@ -1,22 +1,30 @@
 //! `imara verify --packages`: installed files against what the package manager keeps of them.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `dpkg.rs` | what dpkg keeps |
+//! | `digest_list.rs` | the list that is written of what is as it was installed |
+
+mod digest_list;
+mod dpkg;
 
 use super::Arguments;
 use crate::command::CommandResult;
-use crate::command::paths::{printable, read};
+use crate::command::paths::printable;
 use crate::command::progress::Progress;
 use crate::command::telling::{Form, Telling, Told, amount, counted, failure_json, grouped, took};
-use crate::output::{Failure, Outcome, utc, warn};
-use imara_format::dpkg::{self, Diversions, Package};
+use crate::output::{Failure, Outcome};
+use digest_list::DigestList;
+use dpkg::Database;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_linux::files::OpenError;
 use imara_linux::tree::{self, InRoot, TreeFile, in_order};
 use serde_json::{Map, json};
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// Installed files rather than labels.
 #[derive(clap::Args)]
@@ -113,28 +121,22 @@ struct Results {
     list: Vec<u8>,
 }
 
-/// What dpkg keeps in a system.
-struct Database {
-    folder: PathBuf,
-    packages: Vec<Package>,
-    diversions: Diversions,
-}
-
 /// Runs it.
 ///
 /// # Errors
 /// What the command could not do.
 pub fn run(arguments: &Arguments) -> CommandResult {
     let options = &arguments.packages;
-    let database = Database::read(options, &arguments.paths.paths)?;
     let root = InRoot::open(&options.root)
         .map_err(|error| Failure::failed(format!("{}: {error}", printable(&options.root))))?;
-    let mut list = options.digest_list.as_deref().map(DigestList::begin).transpose()?;
+    let database = Database::read(&root, &options.root, &arguments.paths.paths)?;
+    let begin = |place: &PathBuf| DigestList::begin(place, NOT_SIGNED);
+    let mut list = options.digest_list.as_ref().map(begin).transpose()?;
     let form = Form::new(arguments.json, arguments.quiet, arguments.verbose, true);
     let (mut telling, mut counts) = (Telling::new(form, true), Counts::default());
     let (progress, started) = (Progress::new(arguments.quiet, "files"), Instant::now());
     let (mut without, mut damaged) = (0_u64, Vec::new());
-    let verification = Verification { options, form, root, progress: &progress };
+    let verification = Verification { options, form, root: &root, progress: &progress };
     let mut batches = database.packages.iter().flat_map(|package| {
         let files = database.files(package).unwrap_or_else(|failure| {
             damaged.push(failure);
@@ -230,77 +232,10 @@ impl Counts {
     }
 }
 
-impl Database {
-    fn read(options: &PackageOptions, names: &[PathBuf]) -> Result<Self, Failure> {
-        let folder = options.root.join("var/lib/dpkg");
-        let path = folder.join("status");
-        let status = read(&path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                Failure::lacking(format!("there is no list of installed packages: {}: {error}", printable(&path)))
-                    .next("--packages needs dpkg's database (Debian, Ubuntu); --root DIR names the system that has it")
-            }
-            _ => Failure::failed(format!("{}: {error}", printable(&path))),
-        })?;
-        let damaged = |path: &Path, error: dpkg::LineError| Failure::failed(format!("{}: {error}", printable(path)));
-        let mut packages = dpkg::status(&status).map_err(|error| damaged(&path, error))?;
-        packages.retain(|package| package.installed);
-        if !names.is_empty() {
-            for name in names {
-                let known = |package: &Package| {
-                    OsStr::new(&package.name) == name
-                        || format!("{}:{}", package.name, package.architecture).as_str() == name
-                };
-                if !packages.iter().any(known) {
-                    return Err(Failure::failed(format!("no package {} is installed", printable(name)))
-                        .next("with --packages, PATH is the name of a package; dpkg -S FILE tells whose a file is"));
-                }
-            }
-            packages.retain(|package| {
-                let whole = format!("{}:{}", package.name, package.architecture);
-                names.iter().any(|name| name == OsStr::new(&package.name) || name == OsStr::new(&whole))
-            });
-        }
-        let path = folder.join("diversions");
-        let diversions = match read(&path) {
-            Ok(text) => Diversions::parse(&text).map_err(|error| damaged(&path, error))?,
-            Err(error) if error.kind() == ErrorKind::NotFound => Diversions::default(),
-            Err(error) => return Err(Failure::failed(format!("{}: {error}", printable(&path)))),
-        };
-        Ok(Self { folder, packages, diversions })
-    }
-
-    /// The files of a package; none where it has no list.
-    fn files(&self, package: &Package) -> Result<Option<Vec<Expected>>, Failure> {
-        let mut lists = package.lists().into_iter().map(|list| self.folder.join("info").join(list));
-        let list = lists.find(|list| list.exists());
-        let mut files = Vec::new();
-        let mut add = |path: &[u8], digest, configuration| {
-            let absolute = [b"/", path].concat();
-            let path = self.diversions.place(&absolute, &package.name).to_vec();
-            files.push(Expected { path, digest, configuration });
-        };
-        if let Some(list) = &list {
-            let failure = |error: &dyn std::fmt::Display| Failure::failed(format!("{}: {error}", printable(list)));
-            let text = read(list).map_err(|error| failure(&error))?;
-            for (path, digest) in dpkg::md5sums(&text).map_err(|error| failure(&error))? {
-                // A package of old may list its configuration twice.
-                let configured = |(configuration, _): &&(Vec<u8>, Digest)| configuration.get(1..) == Some(path);
-                if package.configuration.iter().find(configured).is_none() {
-                    add(path, digest, false);
-                }
-            }
-        }
-        for (path, digest) in &package.configuration {
-            add(path.get(1..).unwrap_or_default(), *digest, true);
-        }
-        Ok(if list.is_none() && files.is_empty() { None } else { Some(files) })
-    }
-}
-
 struct Verification<'v> {
     options: &'v PackageOptions,
     form: Form,
-    root: InRoot,
+    root: &'v InRoot,
     progress: &'v Progress,
 }
 
@@ -392,53 +327,5 @@ impl Verification<'_> {
         }
         list.push(b'\n');
         Ok(())
-    }
-}
-
-/// A list of digests that is written, and is there when it is whole.
-struct DigestList {
-    place: PathBuf,
-    temporary: PathBuf,
-    file: BufWriter<File>,
-}
-
-impl DigestList {
-    fn begin(place: &Path) -> Result<Self, Failure> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(
-            place.file_name().ok_or_else(|| Failure::usage(format!("{}: is no name of a file", printable(place))))?,
-        );
-        name.push(format!(".{}.new", std::process::id()));
-        let temporary = place.with_file_name(name);
-        let file =
-            File::create_new(&temporary).map_err(|error| Failure::failed(format!("{}: {error}", printable(place))))?;
-        let mut list = Self { place: place.into(), temporary, file: BufWriter::new(file) };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let head = format!("# Files of packages as found on {}, {NOT_SIGNED}\n", utc(now));
-        list.write(head.as_bytes())?;
-        Ok(list)
-    }
-
-    fn write(&mut self, lines: &[u8]) -> Result<(), Failure> {
-        self.file.write_all(lines).map_err(|error| self.failure(&error))
-    }
-
-    fn end(mut self) -> Result<(), Failure> {
-        let written = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        let placed = written.and_then(|()| std::fs::rename(&self.temporary, &self.place));
-        placed.map_err(|error| self.failure(&error))?;
-        warn(format_args!("{}: made {NOT_SIGNED}; sign it before it is relied on elsewhere", printable(&self.place)));
-        Ok(())
-    }
-
-    fn failure(&self, error: &io::Error) -> Failure {
-        Failure::failed(format!("{}: {error}", printable(&self.place)))
-    }
-}
-
-impl Drop for DigestList {
-    fn drop(&mut self) {
-        // It is gone already when all went well.
-        let _ = std::fs::remove_file(&self.temporary);
     }
 }
