@@ -96,7 +96,7 @@ class Machine:
 
 def wait_for(path, child):
     """Waits until `child` has made `path`."""
-    for _ in range(500):
+    for _ in range(12000):
         if path.exists():
             return
         if child.poll() is not None:

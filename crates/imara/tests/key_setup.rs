@@ -4,8 +4,10 @@
 #[path = "tpm/software.rs"]
 mod software;
 
-use imara_engine::crypto::PublicKey;
+use imara_engine::crypto::{self, PublicKey};
+use imara_format::hash::HashAlgorithm;
 use imara_format::key::KeySerial;
+use imara_format::key_blob::encrypted::Blob;
 use imara_linux::key_service::{self as keys, KeyType, SESSION_KEYRING};
 use serde_json::Value;
 use software::Software;
@@ -275,6 +277,103 @@ fn a_tpm_seals_the_master_key_where_there_is_one() {
     assert!(said.contains("kmk-trusted.blob") && in_session(KeyType::User, "kmk-trusted").is_none(), "{said}");
     let output = imara(&["setup", "--root", root.text(), "--master", "trusted"]);
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_damaged_blob_is_told_from_another_key_and_from_one_that_evm_has_wiped() {
+    let test = "a_damaged_blob_is_told_from_another_key_and_from_one_that_evm_has_wiped";
+    if !private_session(test) {
+        return;
+    }
+    let root = Root::new();
+    done(&["setup", "--root", root.text(), "--no-signing-keys", "--no-load"]);
+    let load = ["load", "--root", root.text(), "--keyring", "@s"];
+    done(&load);
+    let path = root.keys("evm-user.blob");
+    let good = fs::read_to_string(&path).unwrap();
+    let blob = Blob::parse(good.as_bytes()).unwrap();
+    let text = |change: &dyn Fn(&mut Blob)| {
+        let mut blob = blob.clone();
+        change(&mut blob);
+        String::from_utf8(blob.to_text()).unwrap()
+    };
+    for (name, damaged) in [
+        ("the IV", text(&|blob| blob.iv[3] ^= 1)),
+        ("the key", text(&|blob| blob.ciphertext[40] ^= 0x10)),
+        ("the MAC", text(&|blob| blob.mac[31] ^= 2)),
+        ("all of the key", text(&|blob| blob.ciphertext.fill(7))),
+    ] {
+        fs::write(&path, damaged).unwrap();
+        let said = refused(&load);
+        assert!(said.contains("does not authenticate") && !said.contains("wiped"), "{name}: {said}");
+        assert!(!said.contains("another key evm-key"), "{name}: {said}");
+        assert_eq!(said.contains("writes its blob anew"), name == "the MAC", "{name}: {said}");
+    }
+    // Without its master key nothing can be told, and nothing is claimed.
+    let master = root.keys("kmk-user.blob");
+    let there = fs::read(&master).unwrap();
+    fs::write(&path, text(&|blob| blob.ciphertext[40] ^= 0x10)).unwrap();
+    fs::remove_file(&master).unwrap();
+    keys::unlink(in_session(KeyType::User, "kmk-user").unwrap(), SESSION_KEYRING).unwrap();
+    let said = refused(&load);
+    assert!(said.contains("evm-key (key ") && said.contains("(ENOKEY)") && !said.contains("wiped"), "{said}");
+    // What the kernel's EVM leaves of its key: zeros.
+    fs::write(&master, &there).unwrap();
+    fs::write(&path, &good).unwrap();
+    let derived = |label: &[u8]| {
+        let mut text = [label, b"\0", &there].concat();
+        text.resize(text.len().max(b"AUTH_KEY".len() + 1 + there.len()), 0);
+        crypto::hash(HashAlgorithm::Sha256, &[&text]).unwrap()
+    };
+    let key = derived(b"ENC_KEY").as_bytes().try_into().unwrap();
+    let mut wiped = blob.clone();
+    let zeros = vec![0; blob.length.sealed_bytes()];
+    wiped.ciphertext = crypto::aes256_cbc_encrypt(&key, &blob.iv, &zeros).unwrap();
+    wiped.mac = crypto::hmac_sha256(derived(b"AUTH_KEY").as_bytes(), &wiped.authenticated());
+    keys::unlink(in_session(KeyType::Encrypted, "evm-key").unwrap(), SESSION_KEYRING).unwrap();
+    done(&load);
+    keys::unlink(in_session(KeyType::Encrypted, "evm-key").unwrap(), SESSION_KEYRING).unwrap();
+    let command = [b"load ", wiped.to_text().as_slice()].concat();
+    keys::add(KeyType::Encrypted, Some(b"evm-key"), &command, SESSION_KEYRING).unwrap();
+    let said = done(&load);
+    assert!(said.contains("taken over and wiped"), "{said}");
+}
+
+#[test]
+fn a_master_key_is_loaded_by_the_name_that_the_blob_under_it_has() {
+    let test = "a_master_key_is_loaded_by_the_name_that_the_blob_under_it_has";
+    let Some(software) = Software::start(test) else { return };
+    if !private_session(test) {
+        return;
+    }
+    if keys::add(KeyType::Trusted, Some(b"probe"), b"nonsense", SESSION_KEYRING)
+        .is_err_and(|error| error.raw_os_error() != Some(19))
+    {
+        println!("skipped: {test}: this kernel has trusted keys");
+        return;
+    }
+    let tpm = software.file("tpm");
+    // Made on a kernel with trusted keys, or under a name of one's own: as docs/keys.md has it.
+    for master in ["trusted:kmk-trusted", "trusted:kmk", "user:kmk-trusted", "user:kmk"] {
+        keys::clear(SESSION_KEYRING).unwrap();
+        let root = Root::new();
+        fs::create_dir_all(root.keys("")).unwrap();
+        let [sealed, blob] = ["kmk-trusted.blob", "evm-trusted.blob"].map(|name| root.keys(name).display().to_string());
+        done(&["trusted", "new", "any", "32", "--blob-only", "--out", &sealed, "--tpm", &tpm]);
+        done(&["encrypted", "new", "evm-key", master, "128", "--master", &sealed, "--tpm", &tpm, "--out", &blob]);
+        let load = ["load", "--root", root.text(), "--keyring", "@s"];
+        let with_tpm = [&load[..], &["--tpm", &tpm]].concat();
+        let first = steps(&with_tpm);
+        assert!(first.values().all(|state| state == "done") && first.len() == 2, "{master}: {first:?}");
+        let name = master.split_once(':').unwrap().1;
+        assert!(in_session(KeyType::User, name).is_some(), "{master}");
+        let there = Blob::parse(keys::read(in_session(KeyType::Encrypted, "evm-key").unwrap()).unwrap().as_bytes());
+        let (there, kept) = (there.unwrap(), Blob::parse(&fs::read(&blob).unwrap()).unwrap());
+        assert_eq!((there.iv, &there.ciphertext), (kept.iv, &kept.ciphertext), "{master}: the same key");
+        let again = steps(&with_tpm);
+        assert!(again.values().all(|state| state == "there"), "{master}: {again:?}");
+        software.nothing_is_loaded();
+    }
 }
 
 #[test]

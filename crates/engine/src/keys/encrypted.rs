@@ -192,6 +192,13 @@ impl EncryptedKey {
         }
     }
 
+    /// The same key under another name of its master key, as where a trusted key was unsealed into one of type `user`: the
+    /// blob differs in the name and the MAC alone.
+    #[must_use]
+    pub fn named(self, master: MasterName) -> Self {
+        Self { master, ..self }
+    }
+
     /// What the key is for.
     pub fn format(&self) -> PayloadFormat {
         self.format

@@ -2,12 +2,10 @@
 
 use super::provider::{Provider, ProviderOptions, no_kernel_evm};
 use crate::command::hmac_key::EVM_KEY_NAME;
-use crate::command::key::encrypted::{parse_blob, read_blob};
-use crate::command::key::load::same_key;
-use crate::command::key::master::held;
+use crate::command::key::evm_key;
+use crate::command::keyring::certificates::Source;
 use crate::command::keyring::named::Keyring;
 use crate::command::keyring::refusal::{Attempt, refused};
-use crate::command::paths::{printable, read};
 use crate::command::{CommandResult, change::Change};
 use crate::guard::control::{Request, ask};
 use crate::guard::evm::mode_json;
@@ -17,7 +15,7 @@ use imara_format::evm::{EvmMode, MODE_FILE};
 use imara_format::key::{Errno, KeySerial};
 use imara_format::policy::KernelVersion;
 use imara_linux::kernel_evm;
-use imara_linux::key_service::{self as keys, KeyType, errno_of};
+use imara_linux::key_service::{self as keys, errno_of};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -33,7 +31,7 @@ pub struct Arguments {
     /// First load this blob into the kernel as evm-key, for the kernel's EVM
     #[arg(long, value_name = "BLOB")]
     evm_key: Option<PathBuf>,
-    /// First add this certificate, in DER, to the kernel's keyring .evm or _evm; may be given several times
+    /// First add this certificate, DER or PEM, to the kernel's keyring .evm or _evm; may be given several times
     #[arg(short, long = "key", value_name = "CERT")]
     keys: Vec<PathBuf>,
     #[command(flatten)]
@@ -124,28 +122,15 @@ fn refused_mode(bits: EvmMode, error: &std::io::Error) -> Failure {
 
 /// Loads EVM's HMAC key into the user keyring, where request_key(2) finds it.
 fn load_key(blob: &Path) -> Result<(), Failure> {
-    let shown = printable(blob);
-    let text = read_blob(blob)?;
-    let file = parse_blob(&text, &shown)?;
     let _ = keys::reach_user_keyring();
     let user = Keyring { serial: keys::USER_KEYRING, name: b"@u".to_vec() };
-    if let Some(serial) = held(&user, KeyType::Encrypted, EVM_KEY_NAME.as_bytes()) {
-        // The kernel has no second one by that name, and takes `load` for an update, which it is not.
-        tell(same_key(serial, &file, &user, &shown)?);
-        return Ok(());
-    }
-    let command = [b"load ", &text[..]].concat();
-    let loaded = keys::add(KeyType::Encrypted, Some(EVM_KEY_NAME.as_bytes()), &command, keys::USER_KEYRING);
-    loaded.map(drop).map_err(|error| {
-        Failure::failed(format_args!("{shown}: the kernel does not take it as {EVM_KEY_NAME}: {error}"))
-            .next("its master key must be in the kernel: imara key load; imara key encrypted load tells more")
-    })
+    let (_, what) = evm_key::load(blob, &user, false)?;
+    tell(what);
+    Ok(())
 }
 
 /// Adds a certificate where the kernel's EVM looks for it.
 fn add_certificate(certificate: &Path) -> Result<(), Failure> {
-    let shown = printable(certificate);
-    let der = read(certificate).map_err(|error| Failure::failed(format_args!("{shown}: {error}")))?;
     let _ = keys::reach_user_keyring();
     let keyring = evm_keyring().map_err(|error| {
         refused(
@@ -153,8 +138,10 @@ fn add_certificate(certificate: &Path) -> Result<(), Failure> {
             &error,
         )
     })?;
-    let added = keys::add(KeyType::Asymmetric, None, &der, keyring.serial);
-    added.map(drop).map_err(|error| refused(Attempt::Certificate { source: &shown, keyring: &keyring }, &error))
+    for source in Source::read(certificate)? {
+        source.put_into(&keyring, false)?;
+    }
+    Ok(())
 }
 
 /// The keyring of EVM's certificates: the kernel's own, or `_evm`, which is made where there is none.

@@ -1,7 +1,6 @@
 //! `imara key load`.
 
-use super::encrypted::{damage_next, parse_blob, refused_by_kernel};
-use super::kept::read_blob;
+use super::evm_key;
 use super::master::{self, held};
 use super::places::{Places, Purpose};
 use super::steps::{State, Steps};
@@ -13,20 +12,17 @@ use crate::command::keyring::named::{Keyring, KeyringName};
 use crate::command::keyring::refusal::{Attempt, refused};
 use crate::command::paths::printable;
 use crate::output::Failure;
-use imara_engine::keys::KeyMaterial;
-use imara_engine::keys::encrypted::{Damage, EncryptedKey};
-use imara_format::key::KeySerial;
-use imara_format::key_blob::encrypted::{Blob, MasterType};
+use imara_format::key_blob::encrypted::MasterType;
 use imara_linux::key_service::{self as keys, KeyType};
 use imara_linux::tpm_address::TpmAddress;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Load the keys of /etc/keys into the kernel: what is done at each boot.
 ///
 /// The master key (kmk-trusted.blob, kmk-user.blob), the evm-key under it (evm-trusted.blob, evm-user.blob), and the certificates
 /// (x509_ima.der, ima/*, x509_evm.der, evm/*) for .ima and .evm, or for _ima and _evm, which are made where the kernel has not the
-/// others. What is there already is left as it is. dist/imara-keys.service does it early at boot.
+/// others. The master key gets the type and the name that the blob of evm-key has for it. What is there already is left as it is. dist/imara-keys.service does it early at boot.
 #[derive(clap::Args)]
 pub struct Load {
     /// The keyring for the keys, and for _ima and _evm
@@ -77,7 +73,8 @@ pub fn load(
     let mut loaded = Vec::new();
     for kind in kinds {
         if places.master(kind).exists() {
-            let result = master::load(places, kind, tpm, &keyring, steps.dry_run());
+            let wanted = evm_key::master_of(&places.evm_key(kind));
+            let result = master::load(places, (kind, wanted.as_ref()), tpm, &keyring, steps.dry_run());
             if steps.take("master key", "loaded", result) {
                 loaded.push(kind);
             }
@@ -87,47 +84,13 @@ pub fn load(
     let mut kinds = kinds.into_iter().filter(|kind| places.evm_key(*kind).exists()).collect::<Vec<_>>();
     kinds.sort_by_key(|kind| !loaded.contains(kind));
     if let Some(kind) = kinds.first() {
-        let result = evm_key(&places.evm_key(*kind), &keyring, steps.dry_run());
+        let result = evm_key::load(&places.evm_key(*kind), &keyring, steps.dry_run());
         steps.take(&format!("key {EVM_KEY_NAME}"), "loaded", result);
     }
     for purpose in Purpose::ALL {
         certificates(places, purpose, &keyring, steps);
     }
     Ok(())
-}
-
-fn evm_key(path: &Path, keyring: &Keyring, dry_run: bool) -> Result<(State, String), Failure> {
-    let shown = printable(path);
-    let blob = parse_blob(&read_blob(path)?, &shown)?;
-    let name = EVM_KEY_NAME.as_bytes();
-    if let Some(serial) = held(keyring, KeyType::Encrypted, name) {
-        return Ok((State::There, same_key(serial, &blob, keyring, &shown)?));
-    }
-    if dry_run {
-        return Ok((State::Done, format!("from {shown} into {keyring}")));
-    }
-    let command = [b"load ", blob.to_text().as_slice()].concat();
-    let serial = keys::add(KeyType::Encrypted, Some(name), &command, keyring.serial)
-        .map_err(|error| refused_by_kernel(&shown, &command, name, keyring, &error))?;
-    Ok((State::Done, format!("key {serial} in {keyring}, from {shown}")))
-}
-
-/// Whether the key that is there is the file's: the kernel seals a key the same way each time.
-///
-/// # Errors
-/// It is another one, or cannot be read.
-pub fn same_key(serial: KeySerial, file: &Blob, keyring: &Keyring, shown: &str) -> Result<String, Failure> {
-    let read = keys::read(serial).map_err(|error| refused(Attempt::Read { key: shown }, &error))?;
-    let there = parse_blob(read.as_bytes(), &format!("key {serial}"))?;
-    if there.iv == file.iv && there.ciphertext == file.ciphertext {
-        return Ok(format!("key {serial} in {keyring}"));
-    }
-    // Both were made with that IV, and no two keys share one.
-    if there.iv == file.iv {
-        return Ok(format!("key {serial} in {keyring}, which the kernel's EVM has taken over and wiped"));
-    }
-    Err(Failure::failed(format!("{shown}: {keyring} holds another key {EVM_KEY_NAME}: {serial}"))
-        .next(format!("if that one is not needed: imara keyring remove {keyring} {serial}")))
 }
 
 fn certificates(places: &Places, purpose: Purpose, keyring: &Keyring, steps: &mut Steps<'_>) {
@@ -191,17 +154,4 @@ fn verification_keyring(
     let serial = made.map_err(|error| refused(Attempt::New { name: own.as_bytes(), keyring }, &error))?;
     steps.tell(&what, State::Done, "made", &format!("{serial} in {keyring}"));
     Ok(Some(Keyring { serial, name: own.into() }))
-}
-
-/// Checks that a blob is of the key's under a master key, which both are in files.
-///
-/// # Errors
-/// It is not, or one of them cannot be read.
-pub fn check(blob: &Path, master: &KeyMaterial, master_file: &Path) -> Result<(), Failure> {
-    let shown = printable(blob);
-    let parsed = parse_blob(&read_blob(blob)?, &shown)?;
-    EncryptedKey::open(&parsed, master).map(|_| ()).map_err(|error| {
-        Failure::failed(format!("{shown} does not open with {}: {error}", printable(master_file)))
-            .next(damage_next(&Damage::Unknown))
-    })
 }

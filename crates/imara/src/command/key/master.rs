@@ -5,6 +5,8 @@
 //! | `kmk-user.blob` | a key of type `user` | `user:kmk-user` |
 //! | `kmk-trusted.blob` | of type `trusted`, where the kernel has that | `trusted:kmk-trusted` |
 //! | | of type `user`, where it has not: unsealed here | `user:kmk-trusted` |
+//!
+//! Where the blob of `evm-key` has another name for it, that one is its name, and its type is the blob's.
 
 use super::places::{Places, key_name};
 use super::secret::read_secret;
@@ -66,19 +68,25 @@ fn plain() -> Options<'static> {
     }
 }
 
-/// The key in the kernel that a master key becomes: its type, and its name in blobs.
+/// The key in the kernel that a master key becomes: its type, and its name in blobs. `wanted` is the name that a blob under it
+/// has: the kernel that the blob was made on may have had trusted keys where this one has not, or the other way round.
 ///
 /// # Errors
 /// The kernel has no key service.
-fn in_kernel(kind: MasterType, tpm: Option<&TpmAddress>) -> Result<(KeyType, MasterName), Failure> {
-    let of = |kind: MasterType, key: KeyType| {
-        let name = format!("{}:{}", key.name(), key_name(kind));
-        (key, MasterName::parse(name.as_bytes()).expect("it is a type, a colon and a name"))
+fn in_kernel(
+    kind: MasterType,
+    wanted: Option<&MasterName>,
+    tpm: Option<&TpmAddress>,
+) -> Result<(KeyType, MasterName), Failure> {
+    let usual = || {
+        let name = format!("{}:{}", kind.name(), key_name(kind));
+        MasterName::parse(name.as_bytes()).expect("it is a type, a colon and a name")
     };
-    Ok(match kind {
-        MasterType::User => of(kind, KeyType::User),
-        MasterType::Trusted if tpm.is_none() && custody::kernel_has_type()? => of(kind, KeyType::Trusted),
-        MasterType::Trusted => of(kind, KeyType::User),
+    let name = wanted.cloned().unwrap_or_else(usual);
+    let sealed = kind == MasterType::Trusted && name.kind() == MasterType::Trusted;
+    Ok(match sealed && tpm.is_none() && custody::kernel_has_type()? {
+        true => (KeyType::Trusted, name),
+        false => (KeyType::User, name.with_kind(MasterType::User)),
     })
 }
 
@@ -115,7 +123,7 @@ impl Master {
     /// It cannot be read, or not be unsealed.
     pub fn kept(places: &Places, kind: MasterType, tpm: Option<&TpmAddress>) -> Result<Self, Failure> {
         let path = places.master(kind);
-        let (key, name) = in_kernel(kind, tpm)?;
+        let (key, name) = in_kernel(kind, None, tpm)?;
         let bytes = match (kind, key) {
             (MasterType::User, _) => Bytes::Here(user_bytes(&path)?),
             (MasterType::Trusted, KeyType::Trusted) => {
@@ -136,7 +144,7 @@ impl Master {
     /// The TPM cannot seal it.
     pub fn new(places: &Places, kind: MasterType, tpm: Option<&TpmAddress>) -> Result<Self, Failure> {
         let path = places.master(kind);
-        let (key, name) = in_kernel(kind, tpm)?;
+        let (key, name) = in_kernel(kind, None, tpm)?;
         if kind == MasterType::User {
             let text = random_text()?;
             let copy = KeyMaterial::new(text.as_bytes().to_vec());
@@ -191,20 +199,21 @@ pub fn held(keyring: &Keyring, kind: KeyType, name: &[u8]) -> Option<KeySerial> 
     keys.find(|(_, told)| told.kind == kind.name() && told.description == name).map(|(serial, _)| serial)
 }
 
-/// Loads the master key that is kept in a folder into a keyring: what it is called there, and what became of it.
+/// Loads the master key that is kept in a folder into a keyring, under the name that a blob under it has, where there is one: what
+/// it is called there, and what became of it.
 ///
 /// # Errors
 /// It cannot be read, unsealed or added; another key of that name is there.
 pub fn load(
     places: &Places,
-    kind: MasterType,
+    (kind, wanted): (MasterType, Option<&MasterName>),
     tpm: Option<&TpmAddress>,
     keyring: &Keyring,
     dry_run: bool,
 ) -> Result<(State, String), Failure> {
     let path = places.master(kind);
     let shown = printable(&path);
-    let (key, name) = in_kernel(kind, tpm)?;
+    let (key, name) = in_kernel(kind, wanted, tpm)?;
     let (words, description) = (printable_bytes(&name.to_text()), name.description());
     let done = |serial: KeySerial| (State::Done, format!("{words}, key {serial} in {keyring}, from {shown}"));
     if let Some(serial) = held(keyring, key, description) {

@@ -1,6 +1,7 @@
 //! `imara key`: key material, one subcommand a file.
 
 pub(crate) mod encrypted;
+pub mod evm_key;
 mod generate;
 mod kept;
 pub mod load;

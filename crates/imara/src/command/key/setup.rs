@@ -1,12 +1,12 @@
 //! `imara key setup`.
 
 use super::generate::{NewKey, Type};
-use super::load;
 use super::master::{Bytes, Master};
 use super::passphrase::Passphrase;
 use super::places::{Places, Purpose};
 use super::steps::{State, Steps};
 use super::trusted::how;
+use super::{evm_key, load};
 use crate::command::CommandResult;
 use crate::command::change::Change;
 use crate::command::hmac_key::EVM_KEY_NAME;
@@ -179,7 +179,7 @@ impl Setup {
         };
         let new = match (blob_there, &master.bytes) {
             (true, Bytes::Here(bytes)) => {
-                load::check(&blob_file, bytes, &master_file)?;
+                evm_key::check(&blob_file, bytes, &master_file)?;
                 None
             }
             (true, Bytes::InKernel) => None,

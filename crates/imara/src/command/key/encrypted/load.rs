@@ -9,7 +9,7 @@ use crate::output::Failure;
 use imara_engine::keys::KeyMaterial;
 use imara_engine::keys::encrypted::EncryptedKey;
 use imara_format::key::KeySerial;
-use imara_format::key_blob::encrypted::{Blob, Command, MasterType, PayloadFormat};
+use imara_format::key_blob::encrypted::{Blob, Command, MasterType};
 use imara_linux::key_service::{self as keys, KeyType, PROCESS_KEYRING};
 use serde_json::json;
 use std::ffi::OsString;
@@ -91,10 +91,7 @@ impl Master {
         let failure = |error| not_made(shown, &error);
         let bytes = MasterFile::read_or_unseal(path, unsealing)?.bytes;
         let key = EncryptedKey::open(blob, &bytes).map_err(failure)?;
-        let name = blob.master.with_kind(MasterType::User);
-        let format = blob.format.unwrap_or(PayloadFormat::Default);
-        let key = EncryptedKey::new(format, name, blob.length.clone(), key.into_material()).map_err(failure)?;
-        let blob = key.seal(&bytes).map_err(failure)?;
+        let blob = key.named(blob.master.with_kind(MasterType::User)).seal(&bytes).map_err(failure)?;
         Ok(Self { bytes, blob })
     }
 
