@@ -26,8 +26,8 @@ SERIES = {
     "6.12": ("linux-image-6.12-amd64", r"linux-image-(6\.12\.\d+\+deb12-amd64)$"),
 }
 
-# The disk, its file system, and every hash and signature that the kernel may ask its modprobe for.
-KEPT = r"kernel/(crypto|arch/x86/crypto|lib|fs/ext4|fs/jbd2|fs/mbcache|drivers/virtio|drivers/block/virtio_blk)"
+# The disk, its file system, overlays, and every hash and signature that the kernel may ask its modprobe for.
+KEPT = r"kernel/(crypto|arch/x86/crypto|lib|fs/ext4|fs/jbd2|fs/mbcache|fs/overlayfs|drivers/virtio|drivers/block/virtio_blk)"
 
 
 class Missing(Exception):
@@ -66,9 +66,14 @@ def newest_offered(series):
 def newest_cached(series):
     """The newest tree of `series` that was unpacked to its end."""
     _, form = SERIES[series]
-    whole = lambda tree: all((tree / name).exists() for name in ("vmlinuz", "config"))
     trees = [tree for tree in CACHE.iterdir() if re.match(form, "linux-image-" + tree.name) and whole(tree)]
     return max(trees, default=None, key=lambda tree: [int(number) for number in re.findall(r"\d+", tree.name)])
+
+
+def whole(tree):
+    """Whether a tree was unpacked to its end, with the modules that are wanted now."""
+    kept = tree / "kept"
+    return all((tree / name).exists() for name in ("vmlinuz", "config")) and kept.exists() and kept.read_text() == KEPT
 
 
 def fetch(version):
@@ -95,6 +100,7 @@ def fetch(version):
         subprocess.run(["busybox", "depmod", "-b", tree, version], **run)
         for name in ("vmlinuz", "config"):
             shutil.move(work / "package/boot" / f"{name}-{version}", tree / name)
+        (tree / "kept").write_text(KEPT)
         shutil.rmtree(CACHE / version, ignore_errors=True)
         tree.rename(CACHE / version)
     return CACHE / version

@@ -148,6 +148,45 @@ fn each_kind_of_file_system_is_guarded_and_every_change_is_seen() {
 }
 
 #[test]
+fn the_files_of_an_image_that_nobody_can_write_are_judged_by_the_labels_that_it_was_made_with() {
+    const NAME: &str = "the_files_of_an_image_that_nobody_can_write_are_judged_by_the_labels_that_it_was_made_with";
+    for (kind, make) in [("squashfs", &["mksquashfs"][..]), ("erofs", &["mkfs.erofs", "--quiet"])] {
+        let mut scratch =
+            scratch!("the_files_of_an_image_that_nobody_can_write_are_judged_by_the_labels_that_it_was_made_with");
+        let (folder, place, image) = (scratch.on("folder"), scratch.path("place"), scratch.path("read-only.img"));
+        fs::create_dir(&folder).unwrap();
+        fs::create_dir(&place).unwrap();
+        program(&folder, "unsigned");
+        let signed = program(&folder, "signed");
+        scratch.sign(&[&signed]);
+        let mut make_image = command(make[0]);
+        make_image.args(&make[1..]);
+        if kind == "erofs" {
+            make_image.arg(&image).arg(&folder);
+        } else {
+            make_image.arg(&folder).arg(&image).args(["-quiet", "-no-progress"]);
+        }
+        let mut mount = command("mount");
+        mount.args(["-t", kind, "-o", "loop"]).arg(&image).arg(&place);
+        let done = output(&mut make_image).and_then(|_| output(&mut mount));
+        if !done.as_ref().is_ok_and(|done| done.status.success()) {
+            println!("skipped: {NAME}: needs {kind}: {done:?}");
+            continue;
+        }
+        let mounted = Mounted(place);
+        start_guard(&mut scratch, &mounted.0, SIGNED, &[]);
+        let (signed, unsigned) = (mounted.0.join("signed"), mounted.0.join("unsigned"));
+        assert!(runs(&signed) && !runs(&unsigned), "{kind}");
+        assert!(runs(&signed) && !runs(&unsigned), "{kind}: again");
+        let before = scratch.events();
+        assert_eq!(scratch.open_as(0, libc_flags("O_RDONLY"), &signed, 200), 0, "{kind}");
+        assert!(scratch.events() - before < 20, "{kind}: it is not asked about each time");
+        assert_eq!(scratch.listed(&unsigned), 1, "{kind}");
+        scratch.stop();
+    }
+}
+
+#[test]
 fn a_file_system_is_unmounted_while_it_is_guarded_and_guarded_when_it_is_mounted_again() {
     let mut scratch = scratch!("a_file_system_is_unmounted_while_it_is_guarded_and_guarded_when_it_is_mounted_again");
     let (signed, unsigned) = (scratch.signed_program("signed"), scratch.program("unsigned"));
