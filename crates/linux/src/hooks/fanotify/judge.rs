@@ -70,7 +70,7 @@ impl Shared {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             // IMA looks at regular files alone, and no inode changes its type.
             if superblock.lane.is_none() {
-                self.mark(event.file.as_fd(), Mask::OPEN.and(Mask::OPEN_EXEC));
+                self.mark(event.file.as_fd(), self.wanted_on(&self.checker.policy(), &superblock));
             }
             question.answer(true);
             return;

@@ -47,6 +47,8 @@ impl Shared {
                 content_matters = true;
             }
         }
+        // What nobody asks about need not be ignored, and the kernel would look at the mark all the same.
+        mask = mask.common(self.wanted_on(&policy, superblock));
         // Whether a file can be mapped executable is in its content, too.
         content_matters |= policy.wants(Func::MmapCheck);
         if mask.is_none() {
