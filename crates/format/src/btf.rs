@@ -213,14 +213,23 @@ impl<'a> Btf<'a> {
         id
     }
 
-    /// A type's size in bytes; `None` where it has none, or one that nobody here needs (arrays).
+    /// A type's size in bytes; `None` where it has none.
     pub fn size(&self, id: u32) -> Option<u32> {
+        self.size_within(id, 8)
+    }
+
+    /// `depth`: arrays in arrays at most.
+    fn size_within(&self, id: u32, depth: u32) -> Option<u32> {
         let id = self.resolve(id);
         match self.kind(id)? {
             Kind::Pointer => Some(8),
             Kind::Int | Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64 | Kind::Float => self.field(id, 8),
-            Kind::Array
-            | Kind::Forward
+            Kind::Array => {
+                // Each one's type, the index's, how many; none for an array that the structure ends with.
+                let each = self.size_within(self.field(id, 12)?, depth.checked_sub(1)?)?;
+                each.checked_mul(self.field(id, 20)?)
+            }
+            Kind::Forward
             | Kind::Typedef
             | Kind::Volatile
             | Kind::Const
@@ -334,6 +343,24 @@ mod tests {
         assert_eq!(btf.constant(reads, 1), Some(("READING_FIRMWARE", 1)));
         assert_eq!(btf.constant_named(reads, "READING_NOTHING"), None);
         assert_eq!(btf.parameters(one(&btf, Kind::Function, "bpf_lsm_inode_setattr")), Some(3));
+    }
+
+    #[test]
+    fn an_array_is_as_large_as_what_is_in_it() {
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+        let array = |of: u32, count: u32| [0, 3 << 24, 0, of, 1, count];
+        // 1 an int of 4 bytes, 2 three of them, 3 none of them, 4 two of 2, 5 of itself.
+        let int = [1, 1 << 24, 4, 32].to_vec();
+        let types =
+            words(&[int, array(1, 3).into(), array(1, 0).into(), array(2, 2).into(), array(5, 2).into()].concat());
+        let mut bytes = [0xeb9f_u16.to_ne_bytes(), [1, 0]].concat();
+        bytes.extend(words(&[24, 0, types.len() as u32, types.len() as u32, 5]));
+        bytes.extend(types);
+        bytes.extend(b"\0int\0");
+        let btf = Btf::parse(&bytes).unwrap();
+        for (id, expected) in [(1, Some(4)), (2, Some(12)), (3, Some(0)), (4, Some(24)), (5, None)] {
+            assert_eq!(btf.size(id), expected, "{id}");
+        }
     }
 
     #[test]

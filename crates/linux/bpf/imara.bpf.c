@@ -27,6 +27,7 @@ struct map alive SEC(".maps");
 struct map verdicts SEC(".maps");
 struct map changed SEC(".maps");
 struct map watched SEC(".maps");
+struct map processes SEC(".maps");
 struct map records SEC(".maps");
 struct map counts SEC(".maps");
 
@@ -45,33 +46,27 @@ INLINE u32 guard_process(void)
 	return now ? now->process : 0;
 }
 
-INLINE int is_guard(struct settings *set)
+INLINE u32 this_process(void)
 {
-	u32 process = current_pid_tgid() >> 32;
-	return process == guard_process() || (set->software_tpm && process == set->software_tpm);
+	return current_pid_tgid() >> 32;
 }
 
-INLINE int is_own_program(struct settings *set)
+INLINE u32 role_of(u32 process)
 {
-	struct task_struct *task = current_task();
-	struct mm_struct *memory = task->mm;
-	if (!memory)
-		return 0;
-	struct file *program = memory->exe_file;
-	if (!program)
-		return 0;
-	u64 inode = program->f_inode->i_ino;
-	u64 device = program->f_inode->i_sb->s_dev;
-	return (set->programs[1] == inode && set->programs[0] == device) ||
-	       (set->programs[3] == inode && set->programs[2] == device);
+	u32 *role = map_lookup(&processes, &process);
+	return role ? *role : 0;
 }
 
-// The guard; or root who starts its program again after it has died.
-INLINE int acts_for_guard(struct settings *set, u32 process)
+INLINE int is_guard(void)
 {
-	if (is_guard(set))
-		return 1;
-	return !process && !(u32)current_uid_gid() && is_own_program(set);
+	u32 process = this_process();
+	return process == guard_process() || role_of(process) & SOFTWARE_TPM;
+}
+
+// The guard; or its program, which root starts again after it has died.
+INLINE int acts_for_guard(u32 guard)
+{
+	return is_guard() || (!guard && !(u32)current_uid_gid() && role_of(this_process()) & OWN_PROGRAM);
 }
 
 INLINE void count(u32 which)
@@ -174,7 +169,7 @@ INLINE u32 judge(struct settings *set, struct inode *inode, u32 asked, u32 proce
 	if (bits & STAMPED && !is_same_state(inode, verdict))
 		return CHANGED;
 	// An attempt that failed is counted as well, and leaves the time as it is; a new name changes the time, and no attribute.
-	if (now->attributes != verdict->attributes && !(bits & STAMPED && has_same_attributes(inode, verdict)) &&
+	if ((now->attributes != verdict->attributes || bits & UNSETTLED) && !(bits & STAMPED && has_same_attributes(inode, verdict)) &&
 	    (!process || monotonic() - now->when > ON_ITS_WAY))
 		return CHANGED;
 	if ((bits & asked) != asked)
@@ -210,7 +205,7 @@ INLINE int check(struct file *file, u32 asked)
 	u32 process = guard_process();
 	if (!process && !(set->flags & CLOSED))
 		return 0;
-	if (acts_for_guard(set, process))
+	if (acts_for_guard(process))
 		return 0;
 	if (wanted & ELSEWHERE)
 		return refuse(asked, NOT_WATCHED, inode, file->f_path.dentry);
@@ -220,13 +215,13 @@ INLINE int check(struct file *file, u32 asked)
 	return refuse(asked, why, inode, file->f_path.dentry);
 }
 
-// Whether it is a file of the guard's own, which somebody else is about to change.
-INLINE int is_protected(struct settings *set, struct inode *inode)
+// Whether it is the guard's own, one of `kinds`, and somebody else is about to change it.
+INLINE int is_protected(struct settings *set, struct inode *inode, u32 kinds)
 {
 	if (!(set->flags & PROTECT))
 		return 0;
 	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
-	return verdict && verdict->bits & GUARDS_OWN && !acts_for_guard(set, guard_process());
+	return verdict && verdict->bits & kinds && !acts_for_guard(guard_process());
 }
 
 INLINE int content_changes(struct inode *inode, struct dentry *dentry)
@@ -237,15 +232,35 @@ INLINE int content_changes(struct inode *inode, struct dentry *dentry)
 	struct settings *set = in_force();
 	if (!set)
 		return 0;
-	if (is_protected(set, inode))
+	// A program may be replaced by another one, and not be written to while it runs.
+	if (is_protected(set, inode, GUARDS_OWN | GUARDS_PROGRAM))
 		return refuse(0, PROTECTED, inode, dentry);
 	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
-	if (verdict && verdict->bits & IMMUTABLE && set->flags & ENFORCE && !is_guard(set) &&
+	if (verdict && verdict->bits & IMMUTABLE && set->flags & ENFORCE && !is_guard() &&
 	    asked_on(set, inode, OPEN) && (guard_process() || set->flags & CLOSED) && verdict->content == now->content &&
 	    verdict->attributes == now->attributes && verdict->epoch == set->epoch)
 		return refuse(OPEN, SIGNED, inode, dentry);
 	__sync_fetch_and_add(&now->content, 1);
 	return 0;
+}
+
+// ---- the guard's program
+
+// What a file is that is executed or mapped: part of the guard's program, as it was when that was started.
+INLINE int is_guards_program(struct inode *inode)
+{
+	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
+	struct changes *now = storage_get(&changed, inode, 0, 0);
+	return verdict && now && verdict->bits & GUARDS_PROGRAM && verdict->content == now->content;
+}
+
+// Something is to be executed in this process that may not belong to the guard's program.
+INLINE void comes_into_process(struct inode *inode)
+{
+	u32 process = this_process();
+	u32 *role = map_lookup(&processes, &process);
+	if (role && *role & OWN_PROGRAM && !is_guards_program(inode))
+		__sync_fetch_and_and(role, ~OWN_PROGRAM);
 }
 
 // ---- files
@@ -275,6 +290,7 @@ SEC("lsm/mmap_file") int map_file(u64 *arguments)
 	struct file *file = (struct file *)arguments[0];
 	if (!file || !(arguments[2] & PROT_EXEC))
 		return 0;
+	comes_into_process(file->f_inode);
 	return check(file, MMAP);
 }
 
@@ -284,7 +300,10 @@ SEC("lsm/file_mprotect") int protect_mapping(u64 *arguments)
 	if (!(arguments[2] & PROT_EXEC) || area->vm_flags & VM_EXEC)
 		return 0;
 	struct file *file = area->vm_file;
-	return file ? check(file, MMAP) : 0;
+	if (!file)
+		return 0;
+	comes_into_process(file->f_inode);
+	return check(file, MMAP);
 }
 
 SEC("lsm/kernel_read_file") int kernel_reads(u64 *arguments)
@@ -334,7 +353,7 @@ SEC("lsm/kernel_load_data") int kernel_loads(u64 *arguments)
 // Whether a portable signature of EVM covers the attributes, so that they may not change.
 INLINE int is_portable(struct settings *set, struct inode *inode)
 {
-	if ((set->flags & (EVM | ENFORCE)) != (EVM | ENFORCE) || is_guard(set) || (!guard_process() && !(set->flags & CLOSED)))
+	if ((set->flags & (EVM | ENFORCE)) != (EVM | ENFORCE) || is_guard() || (!guard_process() && !(set->flags & CLOSED)))
 		return 0;
 	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
 	// What could make it void is refused, so that it holds whatever the policy.
@@ -350,10 +369,10 @@ INLINE int attributes_change(struct dentry *dentry)
 	struct settings *set = in_force();
 	if (!set)
 		return 0;
-	if (is_protected(set, inode))
+	if (is_protected(set, inode, GUARDS_OWN))
 		return refuse(0, PROTECTED, inode, dentry);
 	// Labels that the guard itself writes are those of what it has judged.
-	if (is_guard(set))
+	if (is_guard())
 		return 0;
 	now->when = monotonic();
 	__sync_fetch_and_add(&now->attributes, 1);
@@ -395,6 +414,38 @@ SEC("lsm/inode_setattr@3") int inode_setattr_3(u64 *arguments)
 
 #define NAME_SECURITY(words) (words[0] == 0x7974697275636573ull /* security */ && (words[1] & 0xff) == '.')
 #define NAME_SECURITY_EVM(words) (NAME_SECURITY(words) && (words[1] & 0xffffffffffull) == 0x006d76652eull /* .evm */)
+#define NAME_ACL(words)                                                                                                          \
+	(words[0] == 0x702e6d6574737973ull /* system.p */ && words[1] == 0x6c63615f7869736full /* osix_acl */ &&                 \
+	 (words[2] & 0xff) == '_')
+
+#define MOST_ENTRIES 32
+
+// Whether an ACL goes with the mode that the file has. Entries are the same in the kernel and in the attribute's value: a tag and
+// permissions of 16 bits each, and whom they are for.
+// Source: posix_acl_equiv_mode, fs/posix_acl.c; evm_xattr_acl_change, security/integrity/evm/evm_main.c.
+INLINE int keeps_mode(struct inode *inode, const void *entries, u32 count)
+{
+	u32 mode = 0, group = 0, mask = 0, masked = 0;
+	if (!count || count > MOST_ENTRIES || inode->i_mode & S_ISGID)
+		return 0;
+	for (u32 i = 0; i < MOST_ENTRIES && i < count; i++) {
+		u32 entry = 0;
+		if (probe_read(&entry, sizeof(entry), entries + i * sizeof(struct posix_acl_entry)))
+			return 0;
+		u32 tag = entry & 0xffff, allowed = entry >> 16 & 7;
+		if (tag == ACL_USER_OBJ)
+			mode |= allowed << 6;
+		else if (tag == ACL_GROUP_OBJ)
+			group = allowed << 3;
+		else if (tag == ACL_OTHER)
+			mode |= allowed;
+		else if (tag == ACL_MASK) {
+			masked = 1;
+			mask = allowed << 3;
+		}
+	}
+	return (mode | (masked ? mask : group)) == (inode->i_mode & 0777u);
+}
 
 // security.evm with an HMAC is made by whoever has the key, and by nobody else; a signature anybody may bring.
 // Source: evm_inode_setxattr, security/integrity/evm/evm_main.c.
@@ -402,20 +453,24 @@ SEC("lsm/inode_setxattr") int inode_setxattr(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
 	struct settings *set = in_force();
-	if (set && set->flags & EVM && set->flags & ENFORCE && !is_guard(set)) {
-		u64 words[2] = {};
+	if (set && set->flags & EVM && set->flags & ENFORCE && !is_guard()) {
+		u64 words[3] = {};
 		probe_read_str(words, sizeof(words), (const void *)arguments[2]);
+		// Not read as an argument: the verifier knows no type for it.
+		const void *value = 0;
+		probe_read(&value, sizeof(value), &arguments[3]);
 		if (NAME_SECURITY_EVM(words)) {
 			u8 type = 0;
-			const void *value = 0;
-			// Not read as an argument: the verifier knows no type for it.
-			probe_read(&value, sizeof(value), &arguments[3]);
 			if (arguments[4])
 				probe_read(&type, 1, value);
 			if (type != 3 && type != 5)
 				return refuse(0, EVM_LABEL, dentry->d_inode, dentry);
 		}
 		if (NAME_SECURITY(words) && is_portable(set, dentry->d_inode))
+			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
+		// Since 6.2 ACLs have hooks of their own. In the value a version of 32 bits comes first.
+		if (NAME_ACL(words) && is_portable(set, dentry->d_inode) &&
+		    !keeps_mode(dentry->d_inode, value + 4, ((u32)arguments[4] - 4) / sizeof(struct posix_acl_entry)))
 			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
 	}
 	return attributes_change(dentry);
@@ -426,9 +481,9 @@ SEC("lsm/inode_removexattr") int inode_removexattr(u64 *arguments)
 	struct dentry *dentry = (struct dentry *)arguments[1];
 	struct settings *set = in_force();
 	if (set && set->flags & EVM) {
-		u64 words[2] = {};
+		u64 words[3] = {};
 		probe_read_str(words, sizeof(words), (const void *)arguments[2]);
-		if (NAME_SECURITY(words) && is_portable(set, dentry->d_inode))
+		if ((NAME_SECURITY(words) || NAME_ACL(words)) && is_portable(set, dentry->d_inode))
 			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
 	}
 	return attributes_change(dentry);
@@ -437,12 +492,20 @@ SEC("lsm/inode_removexattr") int inode_removexattr(u64 *arguments)
 SEC("lsm/inode_set_acl") int inode_set_acl(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
+	struct posix_acl *acl = (struct posix_acl *)arguments[3];
+	struct settings *set = in_force();
+	if (set && is_portable(set, dentry->d_inode) &&
+	    (!acl || !keeps_mode(dentry->d_inode, (const void *)acl + OFFSET(acl->a_entries), acl->a_count)))
+		return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
 	return attributes_change(dentry);
 }
 
 SEC("lsm/inode_remove_acl") int inode_remove_acl(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
+	struct settings *set = in_force();
+	if (set && is_portable(set, dentry->d_inode))
+		return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
 	return attributes_change(dentry);
 }
 
@@ -452,7 +515,7 @@ INLINE int keeps_its_name(struct dentry *dentry)
 {
 	struct inode *inode = dentry->d_inode;
 	struct settings *set = in_force();
-	if (!inode || !set || !is_protected(set, inode))
+	if (!inode || !set || !is_protected(set, inode, GUARDS_OWN))
 		return 0;
 	return refuse(0, PROTECTED, inode, dentry);
 }
@@ -471,37 +534,88 @@ SEC("lsm/inode_rename") int inode_rename(u64 *arguments)
 	return refused ? refused : keeps_its_name(to);
 }
 
-// The guard itself, the process that started it, the first process, and its own program (which ends a guard that hangs).
-INLINE int may_touch_guard(struct settings *set)
-{
-	u32 process = current_pid_tgid() >> 32;
-	return process == 1 || process == guard_process() || process == set->supervisor || is_own_program(set);
-}
+// Who may end the guard: itself, its sentinel, who undoes a switch of the mode, who has started it, and the first process. What
+// these do cannot be had by a debugger, either.
+#define MAY_END (SENTINEL | ROLLS_BACK | STARTER)
 
 SEC("lsm/ptrace_access_check") int ptrace(u64 *arguments)
 {
 	struct task_struct *task = (struct task_struct *)arguments[0];
 	struct settings *set = in_force();
-	if (!(arguments[1] & PTRACE_MODE_ATTACH) || !set || !(set->flags & PROTECT))
+	if (!(arguments[1] & PTRACE_MODE_ATTACH) || !set || !(set->flags & (PROTECT | CLOSED)))
 		return 0;
-	u32 guard = guard_process();
-	if (!guard || (u32)task->tgid != guard || current_pid_tgid() >> 32 == guard)
+	u32 traced = task->tgid, process = this_process(), guard = guard_process();
+	u32 *role = map_lookup(&processes, &traced);
+	if (process == traced || process == 1 || process == guard)
+		return 0;
+	if (set->flags & PROTECT && guard && (traced == guard || traced == 1 || (role && *role & (MAY_END | SOFTWARE_TPM))))
+		return refuse(0, PROTECTED, 0, 0);
+	// He may, and from now on it is whatever he makes of it.
+	if (role)
+		__sync_fetch_and_and(role, ~OWN_PROGRAM);
+	return 0;
+}
+
+// Whether a signal lets the one that gets it say good-bye, or does nothing at all.
+INLINE int is_harmless(u32 signal)
+{
+	return !signal || signal == SIGHUP || signal == SIGINT || signal == SIGTERM || signal == SIGCHLD || signal == SIGCONT ||
+	       signal == SIGURG || signal == SIGWINCH;
+}
+
+// Refuses to everybody else what would end or stop one of them.
+INLINE int is_ended(struct task_struct *task)
+{
+	struct settings *set = in_force();
+	if (!set || !(set->flags & PROTECT))
+		return 0;
+	u32 to = task->tgid, process = this_process(), guard = guard_process();
+	if (!guard || (to != guard && !(role_of(to) & (SENTINEL | SOFTWARE_TPM))))
+		return 0;
+	if (process == to || process == 1 || process == guard || role_of(process) & MAY_END)
 		return 0;
 	return refuse(0, PROTECTED, 0, 0);
 }
 
-// Signals by which it could not say good-bye. SIGTERM and the like end it in order.
 SEC("lsm/task_kill") int task_kill(u64 *arguments)
 {
-	struct task_struct *task = (struct task_struct *)arguments[0];
-	int signal = (int)arguments[2];
+	u32 signal = (u32)arguments[2];
+	return is_harmless(signal) ? 0 : is_ended((struct task_struct *)arguments[0]);
+}
+
+// Those that come from a file (F_SETSIG, F_SETOWN). The guard has its leases told so.
+SEC("lsm/file_send_sigiotask") int file_sends_signal(u64 *arguments)
+{
+	u32 signal = (u32)arguments[2];
+	return is_harmless(signal) || signal == SIGIO || signal >= SIGRTMIN ? 0 : is_ended((struct task_struct *)arguments[0]);
+}
+
+// A limit on its processor's time kills it as well.
+SEC("lsm/task_setrlimit") int task_setrlimit(u64 *arguments)
+{
+	return is_ended((struct task_struct *)arguments[0]);
+}
+
+// A process is told by what it has executed, and by all that it maps from then on: which program it says that it runs
+// (PR_SET_MM_EXE_FILE) and what it was given on its way (LD_PRELOAD) does not count. Past the point of no return, before the
+// first mapping.
+SEC("lsm/bprm_committed_creds") int executed(u64 *arguments)
+{
+	struct linux_binprm *program = (struct linux_binprm *)arguments[0];
 	struct settings *set = in_force();
-	if ((signal != SIGKILL && signal != SIGSTOP) || !set || !(set->flags & PROTECT))
+	if (!set)
 		return 0;
-	u32 guard = guard_process();
-	if (!guard || (u32)task->tgid != guard || may_touch_guard(set))
-		return 0;
-	return refuse(0, PROTECTED, 0, 0);
+	u32 process = this_process(), own = OWN_PROGRAM;
+	struct task_struct *task = current_task();
+	struct inode *inode = program->file->f_inode;
+	u64 number = inode->i_ino, device = inode->i_sb->s_dev;
+	int is_own = (set->programs[1] == number && set->programs[0] == device) ||
+		     (set->programs[3] == number && set->programs[2] == device);
+	if (is_own && set->flags & CLOSED && !(u32)current_uid_gid() && !task->ptrace && is_guards_program(inode))
+		map_update(&processes, &process, &own, 0);
+	else if (map_lookup(&processes, &process))
+		map_delete(&processes, &process);
+	return 0;
 }
 
 SEC("lsm/bpf_map") int bpf_map(u64 *arguments)
@@ -513,7 +627,7 @@ SEC("lsm/bpf_map") int bpf_map(u64 *arguments)
 	u32 id = map->id, ours = 0;
 	for (int i = 0; i < 8; i++)
 		ours |= id && set->maps[i] == id;
-	if (!ours || may_touch_guard(set))
+	if (!ours || acts_for_guard(guard_process()))
 		return 0;
 	return refuse(0, PROTECTED, 0, 0);
 }
@@ -522,7 +636,9 @@ SEC("lsm/sb_umount") int sb_umount(u64 *arguments)
 {
 	struct vfsmount *mount = (struct vfsmount *)arguments[0];
 	struct settings *set = in_force();
-	if (!set || !(set->flags & PROTECT) || !set->pins || mount->mnt_sb->s_dev != set->pins || may_touch_guard(set))
+	u32 process = this_process(), guard = guard_process();
+	if (!set || !(set->flags & PROTECT) || !set->pins || mount->mnt_sb->s_dev != set->pins || process == 1 ||
+	    role_of(process) & STARTER || acts_for_guard(guard))
 		return 0;
 	return refuse(0, PROTECTED, 0, 0);
 }
@@ -532,13 +648,17 @@ SEC("lsm/sb_umount") int sb_umount(u64 *arguments)
 SEC("tp_btf/sched_process_exit") int guard_ends(u64 *arguments)
 {
 	struct task_struct *task = (struct task_struct *)arguments[0];
-	u32 zero = 0;
+	u32 zero = 0, process = task->tgid;
 	struct alive *now = map_lookup(&alive, &zero);
 	struct signal_struct *group = task->signal;
-	if (now && now->process && now->process == (u32)task->tgid &&
-	    (group->live.counter == 0 || group->flags & SIGNAL_GROUP_EXIT)) {
-		now->ended = now->process;
+	if (group->live.counter != 0 && !(group->flags & SIGNAL_GROUP_EXIT))
+		return 0;
+	if (now && now->process && now->process == process) {
+		now->ended = process;
 		now->process = 0;
 	}
+	// Its number may be another's next.
+	if (map_lookup(&processes, &process))
+		map_delete(&processes, &process);
 	return 0;
 }

@@ -102,10 +102,6 @@ struct iattr {
 	kgid_t ia_gid;
 } KERNEL;
 
-struct mm_struct {
-	struct file *exe_file;
-} KERNEL;
-
 struct signal_struct {
 	atomic_t live;
 	u32 flags;
@@ -113,8 +109,19 @@ struct signal_struct {
 
 struct task_struct {
 	int tgid;
-	struct mm_struct *mm;
+	u32 ptrace;
 	struct signal_struct *signal;
+} KERNEL;
+
+struct posix_acl_entry {
+	short e_tag;
+	u16 e_perm;
+	kuid_t e_uid;
+};
+
+struct posix_acl {
+	u32 a_count;
+	struct posix_acl_entry a_entries[0];
 } KERNEL;
 
 struct bpf_map {
@@ -139,12 +146,18 @@ enum kernel_load_data_id {
 	LOADING_KEXEC_INITRAMFS = 4,
 };
 
+#define OFFSET(field) __builtin_preserve_field_info(field, 0)
 #define EXISTS(field) __builtin_preserve_field_info(field, 2)
 #define ENUM(type, value) ((u32)__builtin_preserve_enum_value(*(typeof(enum type) *)value, 1))
 
 #define FMODE_WRITE 2
 #define S_IFMT 0170000
 #define S_IFREG 0100000
+#define S_ISGID 02000
+#define ACL_USER_OBJ 1
+#define ACL_GROUP_OBJ 4
+#define ACL_MASK 16
+#define ACL_OTHER 32
 #define PROT_EXEC 4
 #define VM_EXEC 4
 #define ATTR_MODE 1
@@ -155,12 +168,21 @@ enum kernel_load_data_id {
 #define EPERM 1
 #define EACCES 13
 #define SIGNAL_GROUP_EXIT 4
-#define SIGKILL 9
-#define SIGSTOP 19
+#define SIGHUP 1
+#define SIGINT 2
+#define SIGTERM 15
+#define SIGCHLD 17
+#define SIGCONT 18
+#define SIGURG 23
+#define SIGWINCH 28
+#define SIGIO 29
+#define SIGRTMIN 32
 
 // ---- helpers of the kernel, by their numbers
 
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
+static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static long (*map_delete)(void *map, const void *key) = (void *)3;
 static long (*probe_read)(void *to, u32 size, const void *from) = (void *)113;
 static long (*probe_read_str)(void *to, u32 size, const void *from) = (void *)115;
 static u64 (*monotonic)(void) = (void *)5;

@@ -10,8 +10,6 @@
 // Settings, written by the guard alone.
 struct settings {
 	u32 flags;
-	u32 software_tpm;	// a process whose accesses pass
-	u32 supervisor;		// the process that started the guard
 	u32 pins;		// device of the file system that the links are pinned on
 	u64 epoch;		// of the policy and mode in force
 	u64 epoch_before;
@@ -36,6 +34,14 @@ struct alive {
 	u32 ended;		// the one that was ended last
 };
 
+// What a process is to the guard, bits. Written by the guard but for the last one; a process that ends, or that executes another
+// program, is nothing any more.
+#define STARTER 1		// has started the guard
+#define SENTINEL 2		// ends the guard if it hangs
+#define SOFTWARE_TPM 4		// its accesses pass
+#define ROLLS_BACK 8		// ends a guard that does not answer when a switch of the mode is to be undone
+#define OWN_PROGRAM 16		// root's, runs the guard's program, and nothing but what that is made of has come into it
+
 // What is asked of files, bits; beside an inode what it has passed.
 #define OPEN 1
 #define EXEC 2
@@ -50,6 +56,8 @@ struct alive {
 #define STAMPED 2048		// size and time of change tell
 #define GUARDS_OWN 4096		// the guard's own file: nobody else's to change
 #define LASTING 8192		// good in every epoch
+#define GUARDS_PROGRAM 16384	// what the guard's programs are made of
+#define UNSETTLED 32768		// when it was judged, a change of attributes had been counted that may not have been made yet
 
 // Beside an inode, written by the guard alone.
 struct verdict {

@@ -6,7 +6,9 @@
  *   memory: copies the file into memory without a name, and executes that
  *   module: loads it as a module from the file; buffer: from memory
  *   chmod: changes its mode; user: the same as nobody in particular; label: gives it an HMAC label of EVM, made up
+ *   kexec FILE [FILE]: loads it as another kernel, with its first file system; kexec-buffer: from memory, nothing
  *   attach: to the process with that number, as a debugger does
+ *   forge PROGRAM PROCESS: says that it runs that program, and kills the process; 200 if it cannot say so
  *   opens, executes: how long each takes in nanoseconds, on standard output */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -55,6 +58,43 @@ static double now(void)
 	struct timespec time;
 	clock_gettime(CLOCK_MONOTONIC, &time);
 	return time.tv_sec * 1e9 + time.tv_nsec;
+}
+
+static inline __attribute__((always_inline)) long call(long number, long a, long b, long c, long d, long e)
+{
+	register long fourth __asm__("r10") = d;
+	register long fifth __asm__("r8") = e;
+	long result;
+	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth) : "rcx", "r11", "memory");
+	return result;
+}
+
+/* Runs in a copy: a task can say that it runs another program only when nothing of its own is mapped any more. */
+static __attribute__((noinline, used, section("forged"), optimize("no-stack-protector"))) void forgery(long from, long size, long file, long process)
+{
+	call(SYS_munmap, from, size, 0, 0, 0);
+	if (call(SYS_prctl, PR_SET_MM, PR_SET_MM_EXE_FILE, file, 0, 0))
+		call(SYS_exit_group, 200, 0, 0, 0, 0);
+	call(SYS_exit_group, -call(SYS_kill, process, 9, 0, 0, 0), 0, 0, 0, 0);
+}
+
+extern const char __executable_start, __start_forged, __stop_forged;
+
+static void forge(const char *program, long process)
+{
+	int file = opened(program, O_RDONLY);
+	void *copy = mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (copy == MAP_FAILED)
+		exit(failed());
+	memcpy(copy, &__start_forged, &__stop_forged - &__start_forged);
+	/* From its beginning to the end of what is initialised; what comes after it is memory. */
+	long from = (long)&__executable_start, until = 0, end;
+	FILE *maps = fopen("/proc/self/maps", "r");
+	char line[512];
+	while (maps && fgets(line, sizeof(line), maps))
+		if (sscanf(line, "%*x-%lx", &end) == 1 && strstr(line, "/attempt"))
+			until = end;
+	((void (*)(long, long, long, long))copy)(from & -4096L, until - (from & -4096L), file, process);
 }
 
 int main(int count, char **arguments)
@@ -109,7 +149,15 @@ int main(int count, char **arguments)
 		return setuid(4711) || chmod(path, 0777) ? failed() : 0;
 	else if (!strcmp(what, "label"))
 		return setxattr(path, "security.evm", "\2aaaaaaaaaaaaaaaaaaaa", 21, 0) ? failed() : 0;
-	else if (!strcmp(what, "attach"))
+	else if (!strcmp(what, "kexec")) {
+		int kernel = opened(path, O_RDONLY), first = count > 3 ? opened(arguments[3], O_RDONLY) : -1;
+		return syscall(SYS_kexec_file_load, kernel, first, 1, "", count > 3 ? 0 : 4) ? failed() : 0;
+	} else if (!strcmp(what, "kexec-buffer"))
+		return syscall(SYS_kexec_load, 0, 0, 0, 0) ? failed() : 0;
+	else if (!strcmp(what, "forge") && count > 3) {
+		forge(path, atol(arguments[3]));
+		return 255;
+	} else if (!strcmp(what, "attach"))
 		return ptrace(PTRACE_SEIZE, atoi(path), 0, 0) ? failed() : 0;
 	else if (!strcmp(what, "opens") || !strcmp(what, "executes")) {
 		int opens = what[0] == 'o', times = opens ? 5000 : 40;

@@ -77,6 +77,12 @@ impl Answers {
                 Ok(report)
             }
             Request::Mode { mode } => self.switch_mode(checker, &mode, peer),
+            Request::WillRollBack => {
+                if let Some(level2) = self.programs.level2() {
+                    level2.let_roll_back(peer.cast_unsigned()).map_err(Failure::failed)?;
+                }
+                Ok(json!({ "schema": 1 }))
+            }
             Request::Policy => Ok(self.policy.show(&checker.policy())),
             Request::LoadPolicy(load) => self.policy.load(checker, &*self.guard()?, &load, peer),
             Request::Trace(wanted) => self.tracing.start(checker, &self.guard()?, &wanted),

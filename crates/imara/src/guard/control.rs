@@ -62,6 +62,8 @@ pub enum Request {
         /// Its name.
         mode: String,
     },
+    /// Who asks is going to undo a switch of the mode, and to end a guard that does not answer then.
+    WillRollBack,
     /// The rules in force.
     Policy,
     /// Puts other rules in force.

@@ -149,6 +149,8 @@ fn prepare(arguments: &Arguments) -> Result<(ProcessHandle, File, Rollback), Fai
     let _ = leave_session();
     let guard = ProcessHandle::open(arguments.guard)
         .map_err(|error| Failure::failed(format_args!("process {}: {error}", arguments.guard)))?;
+    // Before anything is switched: a guard that hangs later could not be told any more.
+    ask(&arguments.runtime_dir, &Request::WillRollBack)?;
     let path = arguments.runtime_dir.join(LOCK);
     let lock = OpenOptions::new()
         .write(true)

@@ -140,7 +140,7 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
     let programs = Arc::new(Programs::start(config, &directory, software_tpm)?);
     let listener = control::listen(&directory).map_err(Failure::failed)?;
     let group = PermissionGroup::open().map_err(|error| cannot_guard(GuardError::Fanotify(error)))?;
-    let beside = Arc::new(Beside::start(&directory, config.sentinel));
+    let beside = Arc::new(Beside::start(&directory, config.sentinel, programs.level2()));
     if let Some(why) = beside.why_not() {
         beginning.notes.push(format!("no sentinel, so a guard that hangs holds up whoever opens a file: {why}"));
     }

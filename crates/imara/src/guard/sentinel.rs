@@ -16,6 +16,7 @@
 use super::runtime::SENTINEL;
 use super::service_manager;
 use crate::output::Failure;
+use imara_linux::hooks::bpf::Level2;
 use imara_linux::hooks::fanotify::Guard;
 use imara_linux::hooks::sentinel::{Heard, Sentinel, SentinelLink, line};
 use imara_linux::process::{self, Standstill};
@@ -81,6 +82,7 @@ pub struct Beside {
     link: Arc<SentinelLink>,
     directory: PathBuf,
     patience: Option<Duration>,
+    level2: Option<Arc<Level2>>,
     process: Mutex<Process>,
 }
 
@@ -94,10 +96,11 @@ struct Process {
 }
 
 impl Beside {
-    /// Starts a sentinel that takes a guard that is silent for `patience` to hang; none without.
-    pub fn start(directory: &Path, patience: Option<Duration>) -> Self {
+    /// Starts a sentinel that takes a guard that is silent for `patience` to hang; none without. At level 2 it is protected.
+    pub fn start(directory: &Path, patience: Option<Duration>, level2: Option<Arc<Level2>>) -> Self {
         let process = Process { child: None, why_not: "as configured".into(), tried: Instant::now(), restarts: 0 };
-        let beside = Self { link: Arc::default(), directory: directory.into(), patience, process: Mutex::new(process) };
+        let (link, process) = (Arc::default(), Mutex::new(process));
+        let beside = Self { link, directory: directory.into(), patience, level2, process };
         beside.start_process(&mut beside.lock());
         beside
     }
@@ -168,7 +171,16 @@ impl Beside {
         };
         process.tried = Instant::now();
         match start(&self.directory, patience) {
-            Ok((child, line)) => {
+            Ok((mut child, line)) => {
+                if let Some(level2) = &self.level2
+                    && let Err(error) = level2.sentinel_started(child.id())
+                {
+                    // It could not end a guard that hangs.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    process.why_not = format!("the programs in the kernel cannot be told of it: {error}");
+                    return;
+                }
                 self.link.connect(line);
                 process.child = Some(child);
             }

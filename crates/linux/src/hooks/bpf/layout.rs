@@ -35,11 +35,21 @@ impl Bits {
     pub const GUARDS_OWN: Self = Self(4096);
     /// Good whatever policy comes into force.
     pub const LASTING: Self = Self(8192);
+    /// Part of the guard's program.
+    pub const GUARDS_PROGRAM: Self = Self(16384);
+    /// When it was judged, a change of attributes had been counted that may not have been made yet.
+    pub const UNSETTLED: Self = Self(32768);
 
     /// Both of two.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// What is in it and not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// As the kernel's side has it.
@@ -64,12 +74,20 @@ pub(super) mod flags {
     pub(in super::super) const LOAD_KEXEC: u32 = 128;
 }
 
+/// What a process is to the guard; bits.
+pub(super) mod roles {
+    /// Has started it.
+    pub(in super::super) const STARTER: u32 = 1;
+    pub(in super::super) const SENTINEL: u32 = 2;
+    pub(in super::super) const SOFTWARE_TPM: u32 = 4;
+    /// Undoes a switch of the mode.
+    pub(in super::super) const ROLLS_BACK: u32 = 8;
+}
+
 /// `struct settings`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) flags: u32,
-    pub(super) software_tpm: u32,
-    pub(super) supervisor: u32,
     pub(super) pins: u32,
     pub(super) epoch: u64,
     pub(super) epoch_before: u64,
@@ -80,22 +98,11 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) const SIZE: usize = 112;
+    pub(super) const SIZE: usize = 104;
 
     pub(super) fn to_bytes(self) -> Vec<u8> {
-        let Self {
-            flags,
-            software_tpm,
-            supervisor,
-            pins,
-            epoch,
-            epoch_before,
-            before_until,
-            programs,
-            maps,
-            elsewhere,
-        } = self;
-        let words = [flags, software_tpm, supervisor, pins];
+        let Self { flags, pins, epoch, epoch_before, before_until, programs, maps, elsewhere } = self;
+        let words = [flags, pins];
         let longs = [epoch, epoch_before, before_until];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.extend(longs.iter().chain(&programs).flat_map(|long| long.to_ne_bytes()));
@@ -108,20 +115,18 @@ impl Settings {
         let long = |at: usize| long(bytes, at);
         let mut settings = Self {
             flags: word(0)?,
-            software_tpm: word(4)?,
-            supervisor: word(8)?,
-            pins: word(12)?,
-            epoch: long(16)?,
-            epoch_before: long(24)?,
-            before_until: long(32)?,
-            elsewhere: word(104)?,
+            pins: word(4)?,
+            epoch: long(8)?,
+            epoch_before: long(16)?,
+            before_until: long(24)?,
+            elsewhere: word(96)?,
             ..Self::default()
         };
         for (index, program) in settings.programs.iter_mut().enumerate() {
-            *program = long(40 + 8 * index)?;
+            *program = long(32 + 8 * index)?;
         }
         for (index, map) in settings.maps.iter_mut().enumerate() {
-            *map = word(72 + 4 * index)?;
+            *map = word(64 + 4 * index)?;
         }
         Some(settings)
     }
@@ -145,8 +150,9 @@ pub(super) struct Changes {
 impl Changes {
     pub(super) const SIZE: usize = 16;
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        Some(Self { content: word(bytes, 0)?, attributes: word(bytes, 4)? })
+    /// With when attributes last began to change, in nanoseconds since boot.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<(Self, u64)> {
+        Some((Self { content: word(bytes, 0)?, attributes: word(bytes, 4)? }, long(bytes, 8)?))
     }
 }
 
@@ -303,8 +309,6 @@ mod tests {
     fn what_is_written_is_read_as_it_was() {
         let settings = Settings {
             flags: 1,
-            software_tpm: 2,
-            supervisor: 3,
             pins: 4,
             epoch: 5,
             epoch_before: 6,

@@ -10,7 +10,7 @@ mod object;
 mod relocate;
 
 pub use self::layout::{Bits, Refusal, Why};
-use self::layout::{Changes, Settings, Verdict, device_in_kernel, flags};
+use self::layout::{Changes, Settings, Verdict, device_in_kernel, flags, roles};
 use self::object::{Loaded, RING};
 pub use self::object::{Reason, foreseeable};
 use crate::sys::bpf::Ring;
@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+/// How long a change of attributes may take once it was counted, in nanoseconds: it waits for the file system's journal at most.
+const CHANGING: u64 = 10_000_000_000;
 
 /// How long what was judged under the policy or mode before may still be used by accesses that are under way, in nanoseconds.
 const UNDER_WAY: u64 = 250_000_000;
@@ -88,6 +91,8 @@ pub struct Level2 {
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
     changes: Changes,
+    /// Whether attributes have begun to change just now: they may not have changed yet.
+    unsettled: bool,
     before: Option<Verdict>,
     epoch: u64,
 }
@@ -136,8 +141,6 @@ impl Level2 {
         let old_pins = old_pins.into_iter().filter(|pins| !taken_over || *pins != folder).collect();
         let before = loaded.maps.settings.lookup(&FIRST).map_err(failed("the settings"))?;
         let mut settings = before.as_deref().and_then(Settings::from_bytes).unwrap_or_default();
-        settings.software_tpm = options.software_tpm.cast_unsigned();
-        settings.supervisor = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned());
         settings.programs = own_programs();
         settings.maps = loaded.maps.numbers().map_err(failed("the maps"))?;
         let records = loaded.maps.records.as_fd().try_clone_to_owned().map_err(failed("the ring"))?;
@@ -153,7 +156,38 @@ impl Level2 {
             taken_over,
             old_pins: Mutex::new(old_pins),
         };
+        let starter = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+        for (process, role) in [(starter, roles::STARTER), (level2.options.software_tpm, roles::SOFTWARE_TPM)] {
+            level2.give(process.cast_unsigned(), role).map_err(failed("the processes"))?;
+        }
         Ok(level2)
+    }
+
+    /// Notes what a process is to the guard, as long as it runs what it runs now.
+    fn give(&self, process: u32, role: u32) -> io::Result<()> {
+        if process == 0 {
+            return Ok(());
+        }
+        let processes = &self.loaded.maps.processes;
+        let before = processes.lookup(&process.to_ne_bytes())?;
+        let before = before.and_then(|role| role.first_chunk().map(|chunk| u32::from_ne_bytes(*chunk))).unwrap_or(0);
+        processes.put(&process.to_ne_bytes(), &(before | role).to_ne_bytes(), false)
+    }
+
+    /// A sentinel is protected as the guard is, and may end it.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub fn sentinel_started(&self, process: u32) -> io::Result<()> {
+        self.give(process, roles::SENTINEL)
+    }
+
+    /// Who undoes a switch of the mode may end a guard that does not answer.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub fn let_roll_back(&self, process: u32) -> io::Result<()> {
+        self.give(process, roles::ROLLS_BACK)
     }
 
     /// What this kernel has no hook for, or does not take, with the reason.
@@ -238,9 +272,15 @@ impl Level2 {
             self.loaded.maps.settings.put(&FIRST, &settings.to_bytes(), false).map_err(kept())?;
             drop(settings);
             let lasting = Bits::OPEN.and(Bits::EXEC).and(Bits::MMAP).and(Bits::EVERYBODY).and(Bits::LASTING);
-            for process in [std::process::id(), self.options.software_tpm.cast_unsigned()] {
-                for (path, inode) in mapped_programs(process) {
-                    // One that was replaced meanwhile is judged like any other.
+            let own = mapped_programs(std::process::id());
+            let other_name = own_program_beside().map(|path| (path, None));
+            let own: Vec<_> = own.into_iter().map(|(path, inode)| (path, Some(inode))).chain(other_name).collect();
+            // One that was replaced meanwhile is judged like any other.
+            for (path, inode) in &own {
+                let _ = self.grant(path, *inode, lasting.and(Bits::GUARDS_PROGRAM));
+            }
+            for (path, inode) in mapped_programs(self.options.software_tpm.cast_unsigned()) {
+                if !own.contains(&(path.clone(), Some(inode))) {
                     let _ = self.grant(&path, Some(inode), lasting);
                 }
             }
@@ -264,8 +304,8 @@ impl Level2 {
         if inode.is_some_and(|inode| inode != stat.st_ino) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let changes = self.count_changes(file.as_fd()).ok_or(io::ErrorKind::Unsupported)?;
-        let look = Look { changes, before: None, epoch: self.epoch.load(Ordering::SeqCst) };
+        let (changes, _) = self.count_changes(file.as_fd()).ok_or(io::ErrorKind::Unsupported)?;
+        let look = Look { changes, unsettled: false, before: None, epoch: self.epoch.load(Ordering::SeqCst) };
         self.pass(file.as_fd(), &look, bits, &stat, false)
     }
 
@@ -301,13 +341,14 @@ impl Level2 {
             return None;
         }
         let epoch = self.epoch.load(Ordering::SeqCst);
-        let changes = self.count_changes(file)?;
+        let (changes, when) = self.count_changes(file)?;
+        let unsettled = when != 0 && monotonic().saturating_sub(when) < CHANGING;
         let before = self.loaded.maps.verdicts.beside(file).ok().flatten();
-        Some(Look { changes, before: before.as_deref().and_then(Verdict::from_bytes), epoch })
+        Some(Look { changes, unsettled, before: before.as_deref().and_then(Verdict::from_bytes), epoch })
     }
 
-    /// How often an inode has begun to change; from now on that is counted.
-    fn count_changes(&self, file: BorrowedFd<'_>) -> Option<Changes> {
+    /// How often an inode has begun to change, and when its attributes last have; from now on that is counted.
+    fn count_changes(&self, file: BorrowedFd<'_>) -> Option<(Changes, u64)> {
         let changed = &self.loaded.maps.changed;
         let counted = || changed.beside(file).ok().flatten().as_deref().and_then(Changes::from_bytes);
         counted().or_else(|| {
@@ -323,17 +364,26 @@ impl Level2 {
     /// # Errors
     /// What bpf(2) says; the access will be refused then.
     pub fn pass(&self, file: BorrowedFd<'_>, look: &Look, passed: Bits, stat: &Stat, stamped: bool) -> io::Result<()> {
+        let altered = (stat.st_ctime, stat.st_ctime_nsec as u32);
         let before = look.before.filter(|before| {
-            (before.epoch == look.epoch || before.bits.contains(Bits::LASTING)) && before.changes == look.changes
+            (before.epoch == look.epoch || before.bits.contains(Bits::LASTING))
+                && before.changes == look.changes
+                // What was only counted then may have been made since.
+                && (before.altered == altered || !before.bits.contains(Bits::UNSETTLED))
         });
-        let stamp = if stamped { Bits::STAMPED } else { Bits::NONE };
+        let stamp = match (stamped, look.unsettled) {
+            (true, true) => Bits::STAMPED.and(Bits::UNSETTLED),
+            (true, false) => Bits::STAMPED,
+            (false, _) => Bits::NONE,
+        };
+        let kept = before.map_or(Bits::NONE, |before| before.bits.without(Bits::UNSETTLED));
         let verdict = Verdict {
-            bits: before.map_or(Bits::NONE, |before| before.bits).and(passed).and(stamp),
+            bits: kept.and(passed).and(stamp),
             changes: look.changes,
             epoch: look.epoch,
             modified: (stat.st_mtime, stat.st_mtime_nsec as u32),
             size: stat.st_size,
-            altered: (stat.st_ctime, stat.st_ctime_nsec as u32),
+            altered,
         };
         if look.before == Some(verdict) {
             return Ok(());
@@ -396,18 +446,20 @@ fn mapped_program(line: &str) -> Option<(PathBuf, u64)> {
 /// Device and inode of our program, and of its other name.
 fn own_programs() -> [u64; 4] {
     let mut programs = [0; 4];
-    let Ok(own) = std::fs::read_link("/proc/self/exe") else {
-        return programs;
-    };
-    let beside =
-        own.with_file_name(if own.file_name().is_some_and(|name| name == "imara") { "imarad" } else { "imara" });
-    for (index, path) in [Path::new("/proc/self/exe"), &beside].into_iter().enumerate() {
-        if let Ok(metadata) = std::fs::metadata(path) {
+    for (index, path) in [Some("/proc/self/exe".into()), own_program_beside()].into_iter().enumerate() {
+        if let Some(metadata) = path.and_then(|path| std::fs::metadata(path).ok()) {
             programs[2 * index] = device_in_kernel(metadata.dev()).into();
             programs[2 * index + 1] = metadata.ino();
         }
     }
     programs
+}
+
+/// Where our program's other name is: `imara` and `imarad` lie beside each other.
+fn own_program_beside() -> Option<PathBuf> {
+    let own = std::fs::read_link("/proc/self/exe").ok()?;
+    let is_tool = own.file_name().is_some_and(|name| name == "imara");
+    Some(own.with_file_name(if is_tool { "imarad" } else { "imara" }))
 }
 
 /// Whether the programs are called, and storage beside inodes works: a file without a name is changed, and that must be counted.
@@ -419,7 +471,7 @@ fn self_test(maps: &object::Maps) -> Result<(), Reason> {
     rustix::fs::fchmod(&file, rustix::fs::Mode::RUSR).map_err(|error| system("a file to try with")(error.into()))?;
     let counted = maps.changed.beside(file.as_fd()).map_err(system("storage beside an inode"))?;
     match counted.as_deref().and_then(Changes::from_bytes) {
-        Some(changes) if changes.attributes == 1 => Ok(()),
+        Some((changes, _)) if changes.attributes == 1 => Ok(()),
         _ => Err(Reason::NotCalled),
     }
 }

@@ -7,6 +7,7 @@
 //! | `verdicts` | beside an inode: what it has passed | the guard |
 //! | `changed` | beside an inode: how often it has begun to change | the programs; the guard makes it |
 //! | `watched` | by device: what is refused without a verdict | the guard |
+//! | `processes` | by number: what a process is to the guard | the guard, and the programs |
 //! | `records` | refusals, to be read once | the programs |
 //! | `counts` | refusals, and those that nobody could be told of | the programs |
 
@@ -27,12 +28,13 @@ const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 /// The ring's size in bytes.
 pub(super) const RING: u32 = 1 << 18;
 
-const MAPS: [(&str, MapKind, u32, u32, u32); 7] = [
+const MAPS: [(&str, MapKind, u32, u32, u32); 8] = [
     ("settings", MapKind::Array, 4, Settings::SIZE as u32, 1),
     ("alive", MapKind::Array, 4, 8, 1),
     ("verdicts", MapKind::InodeStorage, 4, Verdict::SIZE as u32, 0),
     ("changed", MapKind::InodeStorage, 4, Changes::SIZE as u32, 0),
     ("watched", MapKind::Hash, 4, 4, 4096),
+    ("processes", MapKind::Hash, 4, 4, 1024),
     ("records", MapKind::Ring, 0, 0, RING),
     ("counts", MapKind::Array, 4, 8, 2),
 ];
@@ -56,18 +58,20 @@ pub(super) struct Maps {
     pub(super) verdicts: Map,
     pub(super) changed: Map,
     pub(super) watched: Map,
+    pub(super) processes: Map,
     pub(super) records: Map,
     pub(super) counts: Map,
 }
 
 impl Maps {
-    fn all(&self) -> [(&'static str, &Map); 7] {
+    fn all(&self) -> [(&'static str, &Map); 8] {
         [
             ("settings", &self.settings),
             ("alive", &self.alive),
             ("verdicts", &self.verdicts),
             ("changed", &self.changed),
             ("watched", &self.watched),
+            ("processes", &self.processes),
             ("records", &self.records),
             ("counts", &self.counts),
         ]
@@ -84,6 +88,7 @@ impl Maps {
             verdicts: next()?,
             changed: next()?,
             watched: next()?,
+            processes: next()?,
             records: next()?,
             counts: next()?,
         })
