@@ -102,6 +102,31 @@ impl Look {
     pub fn had(&self, bits: Bits) -> bool {
         self.before.is_some_and(|before| before.bits.contains(bits))
     }
+
+    /// What is put beside the inode that has `passed` since: with what it had passed before, if it is in the same state.
+    fn verdict(&self, passed: Bits, stat: &Stat, stamped: bool) -> Verdict {
+        let altered = (stat.st_ctime, stat.st_ctime_nsec as u32);
+        let before = self.before.filter(|before| {
+            (before.epoch == self.epoch || before.bits.contains(Bits::LASTING))
+                && before.changes == self.changes
+                // What was only counted then may have been made since.
+                && (before.altered == altered || !before.bits.contains(Bits::UNSETTLED))
+        });
+        let stamp = match (stamped, self.unsettled) {
+            (true, true) => Bits::STAMPED.and(Bits::UNSETTLED),
+            (true, false) => Bits::STAMPED,
+            (false, _) => Bits::NONE,
+        };
+        let kept = before.map_or(Bits::NONE, |before| before.bits.without(Bits::UNSETTLED));
+        Verdict {
+            bits: kept.and(passed).and(stamp),
+            changes: self.changes,
+            epoch: self.epoch,
+            modified: (stat.st_mtime, stat.st_mtime_nsec as u32),
+            size: stat.st_size,
+            altered,
+        }
+    }
 }
 
 fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Reason {
@@ -364,27 +389,7 @@ impl Level2 {
     /// # Errors
     /// What bpf(2) says; the access will be refused then.
     pub fn pass(&self, file: BorrowedFd<'_>, look: &Look, passed: Bits, stat: &Stat, stamped: bool) -> io::Result<()> {
-        let altered = (stat.st_ctime, stat.st_ctime_nsec as u32);
-        let before = look.before.filter(|before| {
-            (before.epoch == look.epoch || before.bits.contains(Bits::LASTING))
-                && before.changes == look.changes
-                // What was only counted then may have been made since.
-                && (before.altered == altered || !before.bits.contains(Bits::UNSETTLED))
-        });
-        let stamp = match (stamped, look.unsettled) {
-            (true, true) => Bits::STAMPED.and(Bits::UNSETTLED),
-            (true, false) => Bits::STAMPED,
-            (false, _) => Bits::NONE,
-        };
-        let kept = before.map_or(Bits::NONE, |before| before.bits.without(Bits::UNSETTLED));
-        let verdict = Verdict {
-            bits: kept.and(passed).and(stamp),
-            changes: look.changes,
-            epoch: look.epoch,
-            modified: (stat.st_mtime, stat.st_mtime_nsec as u32),
-            size: stat.st_size,
-            altered,
-        };
+        let verdict = look.verdict(passed, stat, stamped);
         if look.before == Some(verdict) {
             return Ok(());
         }
@@ -492,6 +497,42 @@ mod tests {
             assert_eq!(mapped_program(line), expected.map(|(path, inode)| (path.into(), inode)), "{line}");
         }
         assert!(!mapped_programs(std::process::id()).is_empty());
+    }
+
+    #[test]
+    fn a_verdict_has_what_passed_before_in_the_same_state_and_says_whether_a_change_may_be_under_way() {
+        let stat = rustix::fs::stat("/proc/self/exe").unwrap();
+        let changes = Changes { content: 1, attributes: 2 };
+        let fresh = Look { changes, unsettled: false, before: None, epoch: 3 };
+        let before = fresh.verdict(Bits::EXEC, &stat, true);
+        let unsettled = Look { unsettled: true, ..fresh }.verdict(Bits::EXEC, &stat, true);
+        let earlier = |verdict: Verdict| Verdict { altered: (0, 0), ..verdict };
+        let both = Bits::EXEC.and(Bits::OPEN);
+        for (name, before, now, stamped, expected) in [
+            ("the first", None, fresh, true, Bits::OPEN.and(Bits::STAMPED)),
+            ("times tell nothing", None, Look { unsettled: true, ..fresh }, false, Bits::OPEN),
+            ("as before", Some(before), fresh, true, both.and(Bits::STAMPED)),
+            ("a new name", Some(earlier(before)), fresh, true, both.and(Bits::STAMPED)),
+            ("another policy", Some(before), Look { epoch: 4, ..fresh }, true, Bits::OPEN.and(Bits::STAMPED)),
+            (
+                "changed",
+                Some(before),
+                Look { changes: Changes { content: 2, ..changes }, ..fresh },
+                true,
+                Bits::OPEN.and(Bits::STAMPED),
+            ),
+            (
+                "a change was just counted",
+                Some(before),
+                Look { unsettled: true, ..fresh },
+                true,
+                both.and(Bits::STAMPED).and(Bits::UNSETTLED),
+            ),
+            ("that was never made", Some(unsettled), fresh, true, both.and(Bits::STAMPED)),
+            ("that was made afterwards", Some(earlier(unsettled)), fresh, true, Bits::OPEN.and(Bits::STAMPED)),
+        ] {
+            assert_eq!(Look { before, ..now }.verdict(Bits::OPEN, &stat, stamped).bits, expected, "{name}");
+        }
     }
 
     #[test]

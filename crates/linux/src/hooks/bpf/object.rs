@@ -192,10 +192,16 @@ pub(super) fn load() -> Result<Loaded, Reason> {
             Err(why) => left_out.push(format!("{}: {why}", place(program))),
         }
     }
+    let left_out = without_them(&attached, left_out)?;
+    Ok(Loaded { maps, links, left_out })
+}
+
+/// What remains left out when these places have a program; the reason why there is no level 2 where one is missing that is needed.
+fn without_them(attached: &[&str], mut left_out: Vec<String>) -> Result<Vec<String>, Reason> {
     // Of those for other numbers of parameters one is enough.
     left_out.retain(|what| !attached.iter().any(|place| what.starts_with(&format!("{place}:"))));
     match NEEDED.iter().find(|place| !attached.contains(place)) {
-        None => Ok(Loaded { maps, links, left_out }),
+        None => Ok(left_out),
         Some(place) => {
             let why = left_out.iter().find(|what| what.starts_with(&format!("{place}:")));
             Err(Reason::Program(why.cloned().unwrap_or_else(|| format!("{place}: this kernel has no such hook"))))
@@ -349,6 +355,31 @@ mod tests {
             }
         }
         assert_eq!(object.license, "Dual MIT/GPL");
+    }
+
+    /// The places that Linux 5.15 has none of. Source: include/linux/lsm_hook_defs.h.
+    const SINCE_5_15: [&str; 2] = ["inode_set_acl", "inode_remove_acl"];
+
+    #[test]
+    fn an_older_kernel_reaches_level_2_without_what_it_lacks_which_is_named_and_not_without_what_is_needed() {
+        let object = BpfObject::parse(OBJECT).unwrap();
+        let places: Vec<&str> = object.programs.iter().map(place).collect();
+        for needed in NEEDED {
+            assert!(!SINCE_5_15.contains(&needed), "{needed}");
+        }
+        let lacks = |place: &str| format!("{place}: this kernel has no such hook");
+        let without = |missing: &[&str]| {
+            let attached: Vec<&str> = places.iter().copied().filter(|place| !missing.contains(place)).collect();
+            // The program for another number of parameters was not taken, either.
+            let left_out = missing.iter().copied().chain(["inode_setattr"]).map(lacks).collect();
+            without_them(&attached, left_out)
+        };
+        assert_eq!(without(&[]).unwrap(), [""; 0]);
+        assert_eq!(without(&SINCE_5_15).unwrap(), SINCE_5_15.map(lacks));
+        for needed in NEEDED {
+            let reason = without(&[needed]).unwrap_err().to_string();
+            assert_eq!(reason, lacks(needed));
+        }
     }
 
     #[test]
