@@ -8,7 +8,7 @@ ARGS ?=
 # The sources of ima-evm-utils, for make compat.
 SUITE ?=
 
-.PHONY: help setup setup-vm setup-vm-full setup-compat build man bpf check test tour vm vm-full compat bench fuzz ci
+.PHONY: help setup setup-vm setup-vm-full setup-compat build man bpf check test tour vm vm-full compat bench fuzz stress ci
 
 help:
 	@echo "make setup     install what building and testing need (apt; says what it does)"
@@ -24,6 +24,7 @@ help:
 	@echo "make compat    the suite of ima-evm-utils with Imara's evmctl, as SUITE=DIR; DIR has its sources"
 	@echo "make bench     the cost of decisions and of the guard, as ratios"
 	@echo "make fuzz      what reads bytes from outside, under libFuzzer, as ARGS="key -max_total_time=60""
+	@echo "make stress    two minutes of everything at once, with the guard killed again and again; as root"
 	@echo "make ci        check, test and vm, as .ci/run does"
 
 setup:
@@ -79,6 +80,9 @@ bench: build
 fuzz:
 	@dist/setup build fuzz
 	@fuzz/run $(ARGS)
+
+stress: setup
+	IMARA_STRESS_SECONDS=$${IMARA_STRESS_SECONDS:-120} cargo test --release --package imara --test guard under_stress -- --nocapture
 
 ci:
 	@.ci/run

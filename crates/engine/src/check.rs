@@ -277,6 +277,9 @@ impl Judged {
     }
 }
 
+/// How often a file that is executed is judged for one access, as long as its attributes change meanwhile (`chmod -R`, say).
+const ATTEMPTS: u32 = 4;
+
 /// The type byte of a label that holds a signature.
 const SIGNATURE: u8 = 3;
 
@@ -431,7 +434,7 @@ impl Checker {
         known.as_ref().or(carried.filter(|record| record.stamp == stamp))?.collected
     }
 
-    /// Steps 2 to 7. `seen` takes what a trace tells of them.
+    /// Steps 2 to 7, and once more if attributes changed meanwhile. `seen` takes what a trace tells of them.
     fn judge(
         &self,
         decided: Decided,
@@ -439,11 +442,29 @@ impl Checker {
         carried: &mut Option<Record>,
         seen: &mut Option<Seen>,
     ) -> Judged {
+        for _ in 1..ATTEMPTS {
+            let again = Decided { hook: decided.hook, decision: decided.decision };
+            if let Some(judged) = self.attempt(again, access, carried, seen, false) {
+                return judged;
+            }
+        }
+        self.attempt(decided, access, carried, seen, true).unwrap_or(Judged::PASSED)
+    }
+
+    /// Steps 2 to 7 once; nothing where it is not the last time and should be done again.
+    fn attempt(
+        &self,
+        decided: Decided,
+        access: &Access<'_>,
+        carried: &mut Option<Record>,
+        seen: &mut Option<Seen>,
+        last: bool,
+    ) -> Option<Judged> {
         let hook = decided.hook;
         let pending = match self.remember(decided, access, carried.as_ref()) {
             Ok(Ok(pending)) => pending,
-            Ok(Err(judged)) => return judged,
-            Err(trouble) => return self.trouble(access, hook, &Decision::default(), &trouble),
+            Ok(Err(judged)) => return Some(judged),
+            Err(trouble) => return Some(self.trouble(access, hook, &Decision::default(), &trouble)),
         };
         let decision = pending.decided.decision;
         let result = self.collect(pending, access).and_then(|collected| {
@@ -453,14 +474,15 @@ impl Checker {
             }
             let entry = self.measure(&collected, access)?;
             if let Some(seen) = seen {
-                seen.entry = entry;
+                seen.entry |= entry;
             }
             match self.blocked(&collected, access)? {
                 Some(digest) => Ok(self.refuse_content(collected, digest)),
                 None => Ok(self.appraise(collected, access)),
             }
         });
-        match result {
+        Some(match result {
+            Ok(appraised) if !last && attributes_changed(&appraised, access) => return None,
             Ok(appraised) => {
                 self.audit(&appraised, access);
                 // Not its status: who runs the file is asked about its writers anew.
@@ -469,7 +491,7 @@ impl Checker {
                 self.verdict(appraised, access)
             }
             Err(trouble) => self.trouble(access, hook, &decision, &trouble),
-        }
+        })
     }
 
     /// Step 1: which of measure, appraise, audit, hash.
@@ -975,6 +997,18 @@ impl Checker {
 }
 
 /// Whether the content is about to be run, so that nobody may be changing it.
+/// Whether what runs code is not in the state any more that it was judged in, though nobody can write to it and its content has the
+/// same times: it is the new state that counts.
+fn attributes_changed(appraised: &Appraised, access: &Access<'_>) -> bool {
+    let Pending { decided, record, .. } = &appraised.collected.pending;
+    let content = |stamp: &Stamp| (stamp.size, stamp.modified);
+    appraised.appraisal.is_some()
+        && runs_code(decided.hook)
+        && !access.writes
+        && access.file.nobody_writes() != Some(false)
+        && access.file.stamp().is_ok_and(|now| now != record.stamp && content(&now) == content(&record.stamp))
+}
+
 const fn runs_code(hook: Hook) -> bool {
     mask_of(hook.func).is_some()
 }

@@ -17,6 +17,8 @@ struct Fake {
     writers: Cell<bool>,
     broken: Cell<bool>,
     hashed: Cell<u32>,
+    /// How often its attributes change while it is hashed.
+    unsteady: Cell<u32>,
 }
 
 impl Fake {
@@ -28,6 +30,7 @@ impl Fake {
             writers: Cell::new(false),
             broken: Cell::new(false),
             hashed: Cell::new(0),
+            unsteady: Cell::new(0),
         }
     }
 
@@ -61,6 +64,10 @@ impl File for Fake {
     }
     fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
         self.hashed.set(self.hashed.get() + 1);
+        if let Some(left) = self.unsteady.get().checked_sub(1) {
+            self.unsteady.set(left);
+            self.stamp.set(Stamp { changed: self.stamp.get().changed + 1, ..self.stamp.get() });
+        }
         if self.broken.get() {
             return Err(io::Error::other("the disk is gone"));
         }
@@ -311,6 +318,31 @@ fn one_access_is_hashed_and_listed_once_however_many_hooks_it_stands_for() {
     assert_eq!((file.hashed.get(), bench.list.paths().len(), bench.records.0.lock().unwrap().len()), (1, 1, 1));
     file.writers.set(true);
     assert_eq!(bench.check(&file, 0, &hooks), Verdict::Deny(Cause::Writers), "reading passes, running does not");
+}
+
+#[test]
+fn a_program_whose_attributes_change_while_it_is_judged_is_judged_again_and_refused_if_they_never_rest() {
+    for (changes, verdict) in [
+        (1, Verdict::Allow),
+        (ATTEMPTS - 1, Verdict::Allow),
+        (ATTEMPTS, Verdict::Deny(Cause::Writers)),
+        (u32::MAX, Verdict::Deny(Cause::Writers)),
+    ] {
+        let bench = bench("measure func=BPRM_CHECK\nappraise func=BPRM_CHECK", Mode::Enforce);
+        let file = Fake::new(b"x");
+        file.label_with_digest();
+        file.unsteady.set(changes);
+        assert_eq!(bench.check(&file, 0, &EXECUTE), verdict, "{changes}");
+        assert_eq!(bench.list.paths().len(), 1, "{changes}: measured once");
+        assert_eq!(bench.records.0.lock().unwrap().len(), usize::from(verdict != Verdict::Allow), "{changes}");
+        // Whoever can write makes it fail at once.
+        let file = Fake::new(b"y");
+        file.label_with_digest();
+        file.unsteady.set(changes);
+        file.writers.set(true);
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::Writers), "{changes}");
+        assert_eq!(file.hashed.get(), 1, "{changes}");
+    }
 }
 
 #[test]

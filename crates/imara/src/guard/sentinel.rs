@@ -18,14 +18,14 @@ use super::service_manager;
 use crate::output::Failure;
 use imara_linux::hooks::bpf::Level2;
 use imara_linux::hooks::fanotify::Guard;
-use imara_linux::hooks::sentinel::{Heard, Sentinel, SentinelLink, line};
+use imara_linux::hooks::sentinel::{Heard, Sentinel, SentinelLink, first_line, line};
 use imara_linux::process::{self, Standstill};
 use imara_linux::process_handle::{ProcessHandle, leave_session};
 use imara_linux::sys::process::{block_termination, keep_memory, raise_file_limit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -43,6 +43,8 @@ const DYING: Duration = Duration::from_secs(1);
 const RELEASING: Duration = Duration::from_secs(60);
 /// How long it is waited until another sentinel is started where that failed.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How long a new sentinel may take until it is on watch, and one that is killed until it has ended.
+const STARTING: Duration = Duration::from_secs(5);
 /// What the process says once it is on watch.
 const ARMED: &str = "armed";
 /// The size of the record, filled up with spaces, in bytes.
@@ -89,6 +91,8 @@ pub struct Beside {
 #[derive(Debug)]
 struct Process {
     child: Option<Child>,
+    /// The same, to wait for its end.
+    handle: Option<Arc<ProcessHandle>>,
     /// Why there is none.
     why_not: String,
     tried: Instant,
@@ -98,10 +102,11 @@ struct Process {
 impl Beside {
     /// Starts a sentinel that takes a guard that is silent for `patience` to hang; none without. At level 2 it is protected.
     pub fn start(directory: &Path, patience: Option<Duration>, level2: Option<Arc<Level2>>) -> Self {
-        let process = Process { child: None, why_not: "as configured".into(), tried: Instant::now(), restarts: 0 };
+        let why_not = "as configured".into();
+        let process = Process { child: None, handle: None, why_not, tried: Instant::now(), restarts: 0 };
         let (link, process) = (Arc::default(), Mutex::new(process));
         let beside = Self { link, directory: directory.into(), patience, level2, process };
-        beside.start_process(&mut beside.lock());
+        beside.start_process();
         beside
     }
 
@@ -139,7 +144,12 @@ impl Beside {
                 service_manager::tell("WATCHDOG=1");
             }
             self.look_after();
-            std::thread::sleep(BEAT);
+            let handle = self.lock().handle.clone();
+            match handle {
+                // Until it ends, if that is sooner: without a sentinel nobody lets everybody go on.
+                Some(handle) => drop(handle.wait(BEAT)),
+                None => std::thread::sleep(BEAT),
+            }
         }
     }
 
@@ -154,34 +164,43 @@ impl Beside {
             }
             // One that is stopped would keep everybody waiting if the guard ended now.
             self.link.disconnect();
-            let _ = child.kill();
-            let _ = child.wait();
-            process.child = None;
+            let child = process.child.take();
+            process.handle = None;
             process.why_not = "it ended".into();
             process.restarts += 1;
+            drop(process);
+            if let Some(child) = child {
+                end(child);
+            }
         } else if self.patience.is_none() || process.tried.elapsed() < PAUSE {
             return;
+        } else {
+            drop(process);
         }
-        self.start_process(&mut process);
+        self.start_process();
     }
 
-    fn start_process(&self, process: &mut Process) {
+    /// Whoever asks for the status meanwhile does not wait.
+    fn start_process(&self) {
         let Some(patience) = self.patience else {
             return;
         };
-        process.tried = Instant::now();
-        match start(&self.directory, patience) {
-            Ok((mut child, line)) => {
-                if let Some(level2) = &self.level2
-                    && let Err(error) = level2.sentinel_started(child.id())
-                {
-                    // It could not end a guard that hangs.
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    process.why_not = format!("the programs in the kernel cannot be told of it: {error}");
-                    return;
-                }
+        self.lock().tried = Instant::now();
+        let started = start(&self.directory, patience).and_then(|(child, line)| {
+            let told = self.level2.as_ref().map_or(Ok(()), |level2| level2.sentinel_started(child.id()));
+            if let Err(error) = told {
+                // It could not end a guard that hangs.
+                end(child);
+                return Err(format!("the programs in the kernel cannot be told of it: {error}"));
+            }
+            Ok((child, line))
+        });
+        let mut process = self.lock();
+        match started {
+            Ok((child, line)) => {
                 self.link.connect(line);
+                // What cannot be waited for is looked at every half second.
+                process.handle = ProcessHandle::open(child.id().cast_signed()).ok().map(Arc::new);
                 process.child = Some(child);
             }
             Err(why) => process.why_not = why,
@@ -191,11 +210,18 @@ impl Beside {
     /// Ends the sentinel: the guard has ended in order.
     pub fn stop(&self) {
         self.link.disconnect();
-        if let Some(mut child) = self.lock().child.take() {
+        if let Some(child) = self.lock().child.take() {
             // It has ended by itself, or does now.
-            let _ = child.kill();
-            let _ = child.wait();
+            end(child);
         }
+    }
+}
+
+/// Kills a sentinel. One that the kernel does not let go is not waited for: it stays until the guard has ended.
+fn end(mut child: Child) {
+    let _ = child.kill();
+    if ProcessHandle::open(child.id().cast_signed()).is_ok_and(|handle| handle.wait(STARTING)) {
+        let _ = child.wait();
     }
 }
 
@@ -213,17 +239,16 @@ fn start(directory: &Path, patience: Duration) -> Result<(Child, std::os::fd::Ow
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| error.to_string())?;
-    let mut said = String::new();
-    if let Some(output) = child.stdout.take() {
-        // What it could not say is no `armed`.
-        let _ = BufReader::new(output).read_line(&mut said);
-    }
-    if said.trim_end() == ARMED {
-        return Ok((child, ours));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-    Err(if said.is_empty() { "it ended at once".into() } else { said.trim_end().into() })
+    let said = child.stdout.take().map(|output| first_line(output, STARTING));
+    let why = match said {
+        Some(Ok(Some(said))) if said.trim_end() == ARMED => return Ok((child, ours)),
+        Some(Ok(Some(said))) if !said.is_empty() => said.trim_end().into(),
+        Some(Ok(None)) => format!("it was not on watch within {} s", STARTING.as_secs()),
+        Some(Err(error)) => error.to_string(),
+        Some(Ok(Some(_))) | None => "it ended at once".into(),
+    };
+    end(child);
+    Err(why)
 }
 
 /// The sentinel's life.

@@ -20,6 +20,7 @@ mod race;
 mod reach;
 mod restart;
 mod sentinel;
+mod stress;
 mod stuck;
 mod trace;
 mod unasked;

@@ -20,11 +20,11 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const BEAT: u8 = b'b';
 const HOLD: u8 = b'h';
@@ -37,6 +37,32 @@ const MESSAGE: usize = 9;
 /// What socketpair(2) says.
 pub fn line() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// The first line that a process says on its standard output, or as much of it as it has said when it closes that. Nothing where it
+/// has not come to its end within `patience`.
+///
+/// # Errors
+/// What poll(2) and read(2) say.
+pub fn first_line(mut output: impl Read + AsFd, patience: Duration) -> io::Result<Option<String>> {
+    let begun = Instant::now();
+    let mut line = Vec::new();
+    loop {
+        let left = patience.saturating_sub(begun.elapsed());
+        let timeout =
+            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        match rustix::event::poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        let mut byte = [0];
+        if output.read(&mut byte)? == 0 || byte[0] == b'\n' {
+            return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
+        }
+        line.push(byte[0]);
+    }
 }
 
 /// The guard's end, over which the sentinel learns of every group there is, one that is started later as well.
@@ -245,6 +271,26 @@ mod tests {
     use super::*;
 
     const AT_ONCE: Duration = Duration::ZERO;
+
+    #[test]
+    fn a_line_is_waited_for_no_longer_than_one_has_patience() {
+        const SOON: Duration = Duration::from_millis(50);
+        let long = Duration::from_secs(60);
+        for (said, closes, patience, expected) in [
+            ("armed\nand more\n", false, long, Some("armed")),
+            ("no room", true, long, Some("no room")),
+            ("", true, long, Some("")),
+            ("", false, SOON, None),
+            ("arm", false, SOON, None),
+        ] {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            std::io::Write::write_all(&mut writer, said.as_bytes()).unwrap();
+            let kept = (!closes).then_some(writer);
+            let line = first_line(reader, patience).unwrap();
+            assert_eq!(line.as_deref(), expected, "{said:?} {closes}");
+            drop(kept);
+        }
+    }
 
     #[test]
     fn what_the_guard_says_is_heard_and_its_end_as_well() {
