@@ -1,11 +1,18 @@
-//! What labels on trees cost, against evmctl and AIDE in the same run on the same tree: wall time and CPU time of each, and how
-//! many times the peer's wall time is ours.
+//! What labels on trees cost, against evmctl and AIDE in the same run on the same tree: wall time and CPU time of each, how many
+//! times the peer's are ours, and whether that is what is asked for.
 //!
 //! Needs evmctl; what needs root or AIDE is left out without them. `IMARA_BENCH_FILES` changes the number of files: 20,000, of
-//! 20 KB in the middle. The times are the best of three, in turns; where a peer takes long, of one.
+//! 20 KB in the middle. The times are the best of three, in turns; of what takes a peer long a part of the tree is enough, and the times
+//! are for each file. As root all runs at a high priority, so that what else the machine does counts for little.
+//!
+//! What is asked for is wall time on two cores. The ratio of the CPU times is what a busy machine changes least; evmctl and AIDE use one
+//! core, so on idle ones the ratio of the wall times is as many times that as there are cores, at most.
 
+use imara_format::hash::HashAlgorithm;
+use imara_format::label::encode_digest;
+use imara_linux::files;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -42,15 +49,15 @@ struct Cost {
     cpu: f64,
 }
 
-/// What is compared: the peer, ours, what is done before each, and how often.
+/// What is compared: the peer, ours, with how many files each, what is done before each, and how often.
 struct Job<'j> {
     name: &'j str,
     /// How many times as fast it is to be.
-    goal: f64,
+    needed: f64,
     turns: u32,
     before: &'j dyn Fn(),
-    peer: &'j dyn Fn(),
-    ours: &'j dyn Fn(),
+    peer: (usize, &'j dyn Fn()),
+    ours: (usize, &'j dyn Fn()),
 }
 
 impl Bench {
@@ -68,7 +75,8 @@ impl Bench {
         };
         let pool = (0..1 << 20).flat_map(|_| next().to_le_bytes()).collect::<Vec<u8>>();
         for number in 0..files {
-            let folder = bench.path(&format!("tree/{}", number / 100));
+            let part = if number < bench.part() { "part" } else { "rest" };
+            let folder = bench.path(&format!("tree/{part}/{}", number / 100));
             fs::create_dir_all(&folder).expect("a folder");
             // Log-normal, as files are: 2^10 to 2^16 bytes, 2^14 in the middle.
             let bell = (0..6).map(|_| (next() % 1000) as f64 / 1000.0).sum::<f64>() / 6.0;
@@ -79,19 +87,31 @@ impl Bench {
         for kind in ["rsa2048", "p256"] {
             done(imara().args(["key", "generate", "--quiet", "--type", kind, "--out"]).arg(bench.path(kind)));
         }
+        if root {
+            // What fails costs some exactness alone.
+            let _ = Command::new("renice").args(["-n", "-15", "-p", &std::process::id().to_string()]).output();
+        }
         bench
+    }
+
+    /// How many files are enough for what takes long.
+    fn part(&self) -> usize {
+        (self.files / 5).next_multiple_of(100).min(self.files)
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn imara(&self, arguments: &[&str]) -> Command {
+    fn key(&self, kind: &str, name: &str) -> String {
+        self.path(kind).join(name).to_str().expect("text").to_owned()
+    }
+
+    fn imara(&self, arguments: &[&str], tree: &Path) {
         let mut command = imara();
         let (verb, rest) = arguments.split_first().expect("a verb");
-        command.args([verb, "-r", "--quiet"]).args(self.namespace()).args(rest).arg(self.path("tree"));
-        command.env("IMARA_JOURNAL_DIR", self.path("runs"));
-        command
+        command.args([verb, "-r", "--quiet"]).args(self.namespace()).args(rest).arg(tree);
+        done(command.env("IMARA_JOURNAL_DIR", self.path("runs")));
     }
 
     fn namespace(&self) -> &'static [&'static str] {
@@ -104,63 +124,92 @@ impl Bench {
         command
     }
 
-    /// Runs it with all files, as few times as the command line allows.
-    fn with_all_files(&self, make: impl Fn() -> Command) {
-        let mut paths = Vec::new();
-        for folder in fs::read_dir(self.path("tree")).expect("the tree") {
-            let folder = fs::read_dir(folder.expect("a folder").path()).expect("a folder");
-            paths.extend(folder.map(|file| file.expect("a file").path()));
+    /// The files of the tree, or of a part of it, in some order.
+    fn paths(&self, tree: &Path) -> Vec<PathBuf> {
+        let (mut paths, mut folders) = (Vec::with_capacity(self.files), vec![tree.to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() { &mut folders } else { &mut paths }.push(path);
+            }
         }
-        paths.chunks(8000).for_each(|paths| done(make().args(paths)));
+        paths
     }
 
     fn run(&self) {
-        let tree = self.path("tree");
-        let clear = || done(&mut self.imara(&["clear", "--no-journal"]));
-        let nothing = || {};
-        println!(
-            "{:<44} {:>16} {:>16} {:>8} {:>6}",
-            format!("{} files", self.files),
-            "peer",
-            "imara",
-            "faster",
-            "goal"
-        );
+        let (tree, part) = (self.path("tree"), self.path("tree/part"));
+        let (all, some) = (self.files, self.part());
+        let clear = || self.imara(&["clear", "--no-journal"], &tree);
+        let head = format!("{all} files; µs for each, and of CPU");
+        println!("{head:<42} {:>15} {:>15} {:>6} {:>6} {:>7} {:>4}", "peer", "imara", "wall", "CPU", "needed", "met");
         let evmctl_hash = || done(self.evmctl(&["ima_hash", "-a", "sha256", "-r"]).arg(&tree));
-        let hash = || done(&mut self.imara(&["hash"]));
-        let (goal, turns) = (1.8, 3);
-        row(&Job { name: "hash labels, warm: evmctl", goal, turns, before: &clear, peer: &evmctl_hash, ours: &hash });
+        let hash = || self.imara(&["hash"], &tree);
+        let (peer, ours, turns): ((usize, &dyn Fn()), (usize, &dyn Fn()), _) = ((all, &evmctl_hash), (all, &hash), 3);
+        row(&Job { name: "hash labels, warm: evmctl", needed: 1.8, turns, before: &clear, peer, ours });
         if self.root && fs::write("/proc/sys/vm/drop_caches", "3").is_ok() {
             let cold = || {
                 clear();
                 done(&mut Command::new("sync"));
                 fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");
             };
-            let name = "hash labels, cold: evmctl";
-            row(&Job { name, goal: 2.5, turns, before: &cold, peer: &evmctl_hash, ours: &hash });
+            row(&Job { name: "hash labels, cold: evmctl", needed: 2.5, turns, before: &cold, peer, ours });
         } else {
-            println!("{:<44} skipped: caches cannot be dropped here", "hash labels, cold: evmctl");
+            println!("{:<42} skipped: caches cannot be dropped here", "hash labels, cold: evmctl");
         }
-        self.aide(&nothing);
-        for (kind, name, sign_goal, verify_goal) in [("rsa2048", "RSA-2048", 7.5, 2.5), ("p256", "P-256", 24.0, 2.2)] {
-            let file = |name| self.path(kind).join(name).to_str().expect("text").to_owned();
-            let (private, certificate) = (file("privkey_ima.pem"), file("x509_ima.der"));
-            let theirs = || done(self.evmctl(&["ima_sign", "-a", "sha256", "-k", &private, "-r"]).arg(&tree));
-            let ours = || done(&mut self.imara(&["sign", "-k", &private]));
-            let (name, sign) = (format!("verify signatures, {name}: evmctl"), format!("sign, {name}: evmctl"));
-            row(&Job { name: &sign, goal: sign_goal, turns: 1, before: &clear, peer: &theirs, ours: &ours });
-            let theirs = || self.with_all_files(|| self.evmctl(&["ima_verify", "-k", &certificate]));
-            let ours = || done(&mut self.imara(&["verify", "-k", &certificate]));
-            row(&Job { name: &name, goal: verify_goal, turns, before: &nothing, peer: &theirs, ours: &ours });
+        self.limit(&clear, &hash);
+        self.aide();
+        for (kind, name, sign_needed, verify_needed) in [("rsa2048", "RSA-2048", 7.5, 2.5), ("p256", "P-256", 24.0, 2.2)] {
+            let (private, certificate) = (self.key(kind, "privkey_ima.pem"), self.key(kind, "x509_ima.der"));
+            let theirs = || done(self.evmctl(&["ima_sign", "-a", "sha256", "-k", &private, "-r"]).arg(&part));
+            let ours = || self.imara(&["sign", "-k", &private], &part);
+            let (verify, sign) = (format!("verify signatures, {name}: evmctl"), format!("sign, {name}: evmctl"));
+            let (peer, ours): ((usize, &dyn Fn()), (usize, &dyn Fn())) = ((some, &theirs), (some, &ours));
+            row(&Job { name: &sign, needed: sign_needed, turns: 2, before: &clear, peer, ours });
+            self.imara(&["sign", "-k", &private], &tree);
+            let paths = self.paths(&tree);
+            // As many as a command line holds.
+            let verified = |paths: &[PathBuf]| done(self.evmctl(&["ima_verify", "-k", &certificate]).args(paths));
+            let theirs = || paths.chunks(8000).for_each(verified);
+            let ours = || self.imara(&["verify", "-k", &certificate], &tree);
+            let (peer, ours): ((usize, &dyn Fn()), (usize, &dyn Fn())) = ((all, &theirs), (all, &ours));
+            row(&Job { name: &verify, needed: verify_needed, turns, before: &|| {}, peer, ours });
         }
-        self.evm();
+        self.evm(&clear);
+    }
+
+    /// How near one core comes to what the hash and the system calls that cannot be done without leave possible.
+    fn limit(&self, clear: &dyn Fn(), hash: &dyn Fn()) {
+        if !self.root {
+            return println!("{:<42} skipped: needs root", "hash labels: share of one core's limit");
+        }
+        let paths = self.paths(&self.path("tree"));
+        let bare = || {
+            for path in &paths {
+                let file = fs::File::open(path).expect("a file");
+                let digest = files::digest(&file, HashAlgorithm::Sha256).expect("a digest");
+                files::set_xattr(&file, "security.ima", &encode_digest(&digest)).expect("root may");
+            }
+        };
+        let (mut limit, mut ours) = (f64::INFINITY, f64::INFINITY);
+        for _ in 0..3 {
+            clear();
+            let before = cpu_of_this_thread();
+            bare();
+            limit = limit.min(cpu_of_this_thread() - before);
+            clear();
+            ours = ours.min(measured(hash).cpu);
+        }
+        let (limit_each, ours_each) = (micros(limit, self.files), micros(ours, self.files));
+        let (share, met) = (limit / ours * 100.0, if limit / ours >= 0.8 { "yes" } else { "no" });
+        let name = "hash labels: CPU, share of the limit";
+        println!("{name:<42} {limit_each:>15} {ours_each:>15} {:>6} {share:>5.0}% {:>7} {met:>4}", "", "80%");
     }
 
     /// A check that finds nothing changed.
-    fn aide(&self, nothing: &dyn Fn()) {
+    fn aide(&self) {
         let name = "check against digests, unchanged: aide";
         if !has("aide") {
-            return println!("{name:<44} skipped: aide is not installed");
+            return println!("{name:<42} skipped: aide is not installed");
         }
         let (tree, folder) = (self.path("tree"), self.path("aide"));
         fs::create_dir(&folder).expect("a folder");
@@ -175,26 +224,31 @@ impl Bench {
         let aide = |what: &str| done(Command::new("aide").arg("-c").arg(&config).arg(what));
         aide("--init");
         fs::rename(&new, &database).expect("aide made it");
-        done(&mut self.imara(&["hash"]));
-        let (peer, ours) = (|| aide("--check"), || done(&mut self.imara(&["verify"])));
-        row(&Job { name, goal: 4.0, turns: 3, before: nothing, peer: &peer, ours: &ours });
+        self.imara(&["hash"], &tree);
+        let (peer, ours) = (|| aide("--check"), || self.imara(&["verify"], &tree));
+        let (peer, ours): ((usize, &dyn Fn()), (usize, &dyn Fn())) = ((self.files, &peer), (self.files, &ours));
+        row(&Job { name, needed: 4.0, turns: 3, before: &|| {}, peer, ours });
     }
 
-    /// evmctl verifies one file a process, so a part of the tree says it.
-    fn evm(&self) {
-        let name = "verify portable EVM signatures: evmctl";
+    /// Contents and metadata.
+    fn evm(&self, clear: &dyn Fn()) {
+        let (sign, verify) = ("sign IMA and portable EVM, RSA-2048: evmctl", "verify portable EVM, RSA-2048: evmctl");
         if !self.root {
-            return println!("{name:<44} skipped: needs root");
+            return [sign, verify].iter().for_each(|name| println!("{name:<42} skipped: needs root"));
         }
-        let part = self.path("tree").join("0");
-        let file = |name| self.path("p256").join(name).to_str().expect("text").to_owned();
-        let (private, certificate) = (file("privkey_ima.pem"), file("x509_ima.der"));
-        let evmctl = || self.evmctl(&["sign", "-o", "-a", "sha256", "--imahash", "-k", &private]);
-        let files = || fs::read_dir(&part).expect("a folder").map(|file| file.expect("a file").path());
-        files().for_each(|path| done(evmctl().arg(path)));
-        let theirs = || files().for_each(|path| done(self.evmctl(&["verify", "-k", &certificate]).arg(path)));
-        let ours = || done(imara().args(["evm", "verify", "-r", "--quiet", "-k", &certificate]).arg(&part));
-        row(&Job { name, goal: 50.0, turns: 3, before: &|| {}, peer: &theirs, ours: &ours });
+        let (tree, part, some) = (self.path("tree"), self.path("tree/part"), self.part());
+        let (private, certificate) = (self.key("rsa2048", "privkey_ima.pem"), self.key("rsa2048", "x509_ima.der"));
+        let theirs = || done(self.evmctl(&["sign", "-o", "-a", "sha256", "--imasig", "-k", &private, "-r"]).arg(&part));
+        let ours = || self.imara(&["sign", "--evm=portable", "-k", &private], &part);
+        let (peer, ours): ((usize, &dyn Fn()), (usize, &dyn Fn())) = ((some, &theirs), (some, &ours));
+        row(&Job { name: sign, needed: 10.0, turns: 2, before: clear, peer, ours });
+        // It verifies one file a process, so a few say it.
+        self.imara(&["sign", "--evm=portable", "-k", &private], &tree);
+        let files = self.paths(&self.path("tree/part/0"));
+        let theirs = || files.iter().for_each(|path| done(self.evmctl(&["verify", "-k", &certificate]).arg(path)));
+        let ours = || done(imara().args(["evm", "verify", "-r", "--quiet", "-k", &certificate]).arg(&tree));
+        let (peer, ours): ((usize, &dyn Fn()), (usize, &dyn Fn())) = ((files.len(), &theirs), (self.files, &ours));
+        row(&Job { name: verify, needed: 50.0, turns: 3, before: &|| {}, peer, ours });
     }
 }
 
@@ -213,18 +267,25 @@ fn done(command: &mut Command) {
 fn row(job: &Job<'_>) {
     let (mut peer, mut ours) = (None, None);
     for _ in 0..job.turns {
-        for (cost, act) in [(&mut peer, job.peer), (&mut ours, job.ours)] {
+        for (cost, (_, act)) in [(&mut peer, job.peer), (&mut ours, job.ours)] {
             (job.before)();
             let new = measured(act);
-            let better = cost.is_none_or(|old: Cost| new.wall < old.wall);
-            *cost = if better { Some(new) } else { *cost };
+            let best: &mut Cost = cost.get_or_insert(new);
+            *best = Cost { wall: best.wall.min(new.wall), cpu: best.cpu.min(new.cpu) };
         }
     }
     let (Some(peer), Some(ours)) = (peer, ours) else { return };
-    let shown = |cost: Cost| format!("{:.2} s ({:.2})", cost.wall, cost.cpu);
-    let times = peer.wall / ours.wall;
-    let (peer, ours) = (shown(peer), shown(ours));
-    println!("{:<44} {peer:>16} {ours:>16} {times:>7.1}x {:>5}x", job.name, job.goal);
+    let shown = |cost: Cost, files| format!("{} ({})", micros(cost.wall, files), micros(cost.cpu, files));
+    let scale = job.ours.0 as f64 / job.peer.0 as f64;
+    let (wall, cpu) = (peer.wall / ours.wall * scale, peer.cpu / ours.cpu * scale);
+    let (name, needed, met) = (job.name, job.needed, if wall >= job.needed { "yes" } else { "no" });
+    let (peer, ours) = (shown(peer, job.peer.0), shown(ours, job.ours.0));
+    println!("{name:<42} {peer:>15} {ours:>15} {wall:>5.1}x {cpu:>5.1}x {needed:>6}x {met:>4}");
+}
+
+/// For each file.
+fn micros(seconds: f64, files: usize) -> String {
+    format!("{:.0}", seconds * 1e6 / files as f64)
 }
 
 fn measured(act: &dyn Fn()) -> Cost {
@@ -239,4 +300,10 @@ fn cpu_of_children() -> f64 {
     // Behind the name in parentheses; fields 16 and 17, in hundredths of a second.
     let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
     fields.skip(13).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// Seconds that the calling thread has spent computing.
+fn cpu_of_this_thread() -> f64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().next().and_then(|field| field.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1e9
 }

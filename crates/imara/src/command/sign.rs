@@ -9,13 +9,13 @@ use super::paths::printable;
 use super::signing::{IMA_KEY, Signer};
 use crate::output::Failure;
 use imara_engine::crypto::SigningKey;
-use imara_engine::evm::sign::SignatureForm;
-use imara_engine::label;
+use imara_engine::evm::sign::{SignatureForm, Version};
+use imara_engine::label::{self, SignError};
 use imara_format::evm::SECURITY_IMA;
 use imara_format::hash::{Digest, to_hex};
 use imara_format::journal::Place;
 use imara_format::label::Label;
-use imara_format::signature::Signature;
+use imara_format::signature::{Signature, SignatureType};
 use imara_linux::tree::TreeFile;
 use serde_json::{Map, Value, json};
 
@@ -49,6 +49,10 @@ pub struct Arguments {
         conflicts_with_all = ["sigfile", "xattr_user"]
     )]
     evm: Option<String>,
+    /// Make signatures of version 3, which Linux 7.1 and later verify and policies can require (appraise_type=sigv3): what is signed says
+    /// which hash it is and that it is of a content, so that it can stand for nothing else
+    #[arg(long)]
+    v3: bool,
     /// Leave files alone that have a good signature by this key over the same hash: that is found out much faster than signing
     #[arg(long)]
     only_wrong: bool,
@@ -67,12 +71,18 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         None => None,
         Some(kind) => {
             places.push(Place::SecurityEvm);
-            let form = SignatureForm { portable: kind == "portable", ..SignatureForm::default() };
+            let form = SignatureForm { portable: kind == "portable", version: arguments.version() };
             let looker = Looker::new(rules::this_machine()?);
             Some(Metadata { looker, form, algorithm: arguments.signer.algorithm, key_id })
         }
     };
     labelling::run(&arguments.run, &Sign { arguments, key, key_id, places, metadata })
+}
+
+impl Arguments {
+    const fn version(&self) -> Version {
+        if self.v3 { Version::V3 } else { Version::V2 }
+    }
 }
 
 struct Sign<'a> {
@@ -95,7 +105,11 @@ impl Labeller for Sign<'_> {
     fn purpose(&self) -> String {
         let place = self.places.first().and_then(|place| place.attribute()).unwrap_or("FILE.sig");
         let metadata = self.metadata.as_ref().map(|metadata| format!(", {}", metadata.purpose())).unwrap_or_default();
-        format!("sign {} {} {place}{metadata}", self.arguments.signer.algorithm, to_hex(&self.key_id))
+        let version = match self.arguments.version() {
+            Version::V2 => "",
+            Version::V3 => ", version 3",
+        };
+        format!("sign {} {} {place}{version}{metadata}", self.arguments.signer.algorithm, to_hex(&self.key_id))
     }
 
     fn done(&self) -> &'static str {
@@ -122,7 +136,7 @@ impl Labeller for Sign<'_> {
             .filter(|old| self.arguments.only_wrong && self.is_right(old, &digest, key));
         let label = match kept {
             Some(label) => label.clone(),
-            None => label::sign(&digest, key, Some(self.key_id)).map_err(|error| failure(&error))?,
+            None => self.sign(&digest, key).map_err(|error| failure(&error))?,
         };
         let mut labels = vec![Some(label)];
         if let Some(metadata) = &self.metadata {
@@ -169,15 +183,24 @@ impl Sign<'_> {
         }
     }
 
+    fn sign(&self, digest: &Digest, key: &SigningKey) -> Result<Vec<u8>, SignError> {
+        match self.arguments.version() {
+            Version::V2 => label::sign(digest, key, Some(self.key_id)),
+            Version::V3 => label::sign_v3(SignatureType::Signature, digest, key, Some(self.key_id)),
+        }
+    }
+
     /// Whether a label is what would be made, but for what chance brings into an ECDSA signature.
     fn is_right(&self, label: &[u8], digest: &Digest, key: &SigningKey) -> bool {
-        match Label::parse_ima(label) {
-            Ok(Label::Signature(Signature::V2(signature))) => {
-                signature.key_id == self.key_id
-                    && signature.algorithm == digest.algorithm()
-                    && key.public().verify(digest, signature.signature).is_ok()
+        let (signature, signed) = match (Label::parse_ima(label), self.arguments.version()) {
+            (Ok(Label::Signature(Signature::V2(signature))), Version::V2) => (signature, Ok(*digest)),
+            (Ok(Label::Signature(Signature::V3(signature))), Version::V3) => {
+                (signature, label::v3_digest(SignatureType::Signature, digest))
             }
-            _ => false,
-        }
+            _ => return false,
+        };
+        signature.key_id == self.key_id
+            && signature.algorithm == digest.algorithm()
+            && signed.is_ok_and(|signed| key.public().verify(&signed, signature.signature).is_ok())
     }
 }

@@ -160,3 +160,36 @@ fn labels_of_a_tree_are_shown_in_lines() {
     let text = scratch.run(&["show", "-r", "--xattr-user", text(&tree)]);
     assert!(text.out.contains("digest\n  security.ima: "), "{}", text.out);
 }
+
+#[test]
+fn signatures_of_version_3_are_made_told_and_left_alone_where_they_are_right() {
+    let scratch = Scratch::new();
+    for kind in ["rsa2048", "p384"] {
+        let (private, certificate) = scratch.key(kind);
+        let path = scratch.file(kind, "content");
+        let sign = |more: &[&str]| {
+            let signed = scratch.label(&[&["sign", "--json", "-k", &private], more, &[text(&path)]].concat());
+            let signed: Value = serde_json::from_str(&signed.out).unwrap();
+            (signed["files"][0]["state"].as_str().unwrap().to_owned(), scratch.label_of(&path))
+        };
+        let verified = || {
+            let verified = scratch.label(&["verify", "--json", "-k", &certificate, text(&path)]);
+            let document: Value = serde_json::from_str(&verified.out).unwrap();
+            (verified.code, document["files"][0]["version"].clone())
+        };
+        // Type 3, then the version, then the hash.
+        for (more, state, start, version) in [
+            (&["--v3"][..], "signed", "030304", 3),
+            (&["--v3", "--only-wrong"], "right", "030304", 3),
+            (&["--v3", "--only-wrong", "-a", "sha512"], "signed", "030306", 3),
+            (&["--only-wrong", "-a", "sha512"], "signed", "030206", 2),
+            (&["--v3", "--only-wrong", "-a", "sha512"], "signed", "030306", 3),
+        ] {
+            let (told, label) = sign(more);
+            assert_eq!((told.as_str(), &label[..6]), (state, start), "{kind} {more:?}");
+            assert_eq!(verified(), (0, json!(version)), "{kind} {more:?}");
+        }
+        fs::write(&path, "other").unwrap();
+        assert_eq!(verified().0, 1, "{kind}");
+    }
+}
