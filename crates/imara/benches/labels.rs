@@ -49,15 +49,18 @@ struct Cost {
     cpu: f64,
 }
 
-/// What is compared: the peer, ours, with how many files each, what is done before each, and how often.
+/// With how many files what is done.
+type Side<'s> = (usize, &'s dyn Fn());
+
+/// What is compared: the peer and ours, what is done before each, and how often.
 struct Job<'j> {
     name: &'j str,
     /// How many times as fast it is to be.
     needed: f64,
     turns: u32,
     before: &'j dyn Fn(),
-    peer: (usize, &'j dyn Fn()),
-    ours: (usize, &'j dyn Fn()),
+    peer: Side<'j>,
+    ours: Side<'j>,
 }
 
 impl Bench {
@@ -144,7 +147,7 @@ impl Bench {
         println!("{head:<42} {:>15} {:>15} {:>6} {:>6} {:>7} {:>4}", "peer", "imara", "wall", "CPU", "needed", "met");
         let evmctl_hash = || done(self.evmctl(&["ima_hash", "-a", "sha256", "-r"]).arg(&tree));
         let hash = || self.imara(&["hash"], &tree);
-        let (peer, ours, turns): ((usize, &dyn Fn()), (usize, &dyn Fn()), _) = ((all, &evmctl_hash), (all, &hash), 3);
+        let (peer, ours, turns): (Side<'_>, Side<'_>, _) = ((all, &evmctl_hash), (all, &hash), 3);
         row(&Job { name: "hash labels, warm: evmctl", needed: 1.8, turns, before: &clear, peer, ours });
         if self.root && fs::write("/proc/sys/vm/drop_caches", "3").is_ok() {
             let cold = || {
@@ -158,12 +161,14 @@ impl Bench {
         }
         self.limit(&clear, &hash);
         self.aide();
-        for (kind, name, sign_needed, verify_needed) in [("rsa2048", "RSA-2048", 7.5, 2.5), ("p256", "P-256", 24.0, 2.2)] {
+        for (kind, name, sign_needed, verify_needed) in
+            [("rsa2048", "RSA-2048", 7.5, 2.5), ("p256", "P-256", 24.0, 2.2)]
+        {
             let (private, certificate) = (self.key(kind, "privkey_ima.pem"), self.key(kind, "x509_ima.der"));
             let theirs = || done(self.evmctl(&["ima_sign", "-a", "sha256", "-k", &private, "-r"]).arg(&part));
             let ours = || self.imara(&["sign", "-k", &private], &part);
             let (verify, sign) = (format!("verify signatures, {name}: evmctl"), format!("sign, {name}: evmctl"));
-            let (peer, ours): ((usize, &dyn Fn()), (usize, &dyn Fn())) = ((some, &theirs), (some, &ours));
+            let (peer, ours): (Side<'_>, Side<'_>) = ((some, &theirs), (some, &ours));
             row(&Job { name: &sign, needed: sign_needed, turns: 2, before: &clear, peer, ours });
             self.imara(&["sign", "-k", &private], &tree);
             let paths = self.paths(&tree);
@@ -171,7 +176,7 @@ impl Bench {
             let verified = |paths: &[PathBuf]| done(self.evmctl(&["ima_verify", "-k", &certificate]).args(paths));
             let theirs = || paths.chunks(8000).for_each(verified);
             let ours = || self.imara(&["verify", "-k", &certificate], &tree);
-            let (peer, ours): ((usize, &dyn Fn()), (usize, &dyn Fn())) = ((all, &theirs), (all, &ours));
+            let (peer, ours): (Side<'_>, Side<'_>) = ((all, &theirs), (all, &ours));
             row(&Job { name: &verify, needed: verify_needed, turns, before: &|| {}, peer, ours });
         }
         self.evm(&clear);
@@ -226,7 +231,7 @@ impl Bench {
         fs::rename(&new, &database).expect("aide made it");
         self.imara(&["hash"], &tree);
         let (peer, ours) = (|| aide("--check"), || self.imara(&["verify"], &tree));
-        let (peer, ours): ((usize, &dyn Fn()), (usize, &dyn Fn())) = ((self.files, &peer), (self.files, &ours));
+        let (peer, ours): (Side<'_>, Side<'_>) = ((self.files, &peer), (self.files, &ours));
         row(&Job { name, needed: 4.0, turns: 3, before: &|| {}, peer, ours });
     }
 
@@ -240,14 +245,14 @@ impl Bench {
         let (private, certificate) = (self.key("rsa2048", "privkey_ima.pem"), self.key("rsa2048", "x509_ima.der"));
         let theirs = || done(self.evmctl(&["sign", "-o", "-a", "sha256", "--imasig", "-k", &private, "-r"]).arg(&part));
         let ours = || self.imara(&["sign", "--evm=portable", "-k", &private], &part);
-        let (peer, ours): ((usize, &dyn Fn()), (usize, &dyn Fn())) = ((some, &theirs), (some, &ours));
+        let (peer, ours): (Side<'_>, Side<'_>) = ((some, &theirs), (some, &ours));
         row(&Job { name: sign, needed: 10.0, turns: 2, before: clear, peer, ours });
         // It verifies one file a process, so a few say it.
         self.imara(&["sign", "--evm=portable", "-k", &private], &tree);
         let files = self.paths(&self.path("tree/part/0"));
         let theirs = || files.iter().for_each(|path| done(self.evmctl(&["verify", "-k", &certificate]).arg(path)));
         let ours = || done(imara().args(["evm", "verify", "-r", "--quiet", "-k", &certificate]).arg(&tree));
-        let (peer, ours): ((usize, &dyn Fn()), (usize, &dyn Fn())) = ((files.len(), &theirs), (self.files, &ours));
+        let (peer, ours): (Side<'_>, Side<'_>) = ((files.len(), &theirs), (self.files, &ours));
         row(&Job { name: verify, needed: 50.0, turns: 3, before: &|| {}, peer, ours });
     }
 }
