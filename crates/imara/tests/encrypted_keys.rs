@@ -241,6 +241,11 @@ fn every_refusal_has_the_kernels_number_and_its_reason() {
         let said = refused(&["check", "--master", master, blob]);
         assert!(said.contains(reason), "{name}: {said}");
     }
+    // Scripts are told the verdict as well.
+    let said = imara(&["check", "--master", &master, &digit, "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!((code(&said), &told["authentic"]), (1, &false.into()), "{told}");
+    assert!(told["error"].as_str().unwrap().contains("does not authenticate"), "{told}");
     assert!(refused(&["check", "--master", &folder.file("empty", b""), &blob]).contains("is empty"));
     assert!(
         refused(&["check", "--master", &folder.file("huge", &[1; 32_768]), &blob]).contains("more than 32767 bytes")
@@ -262,6 +267,7 @@ fn every_refusal_has_the_kernels_number_and_its_reason() {
         assert!(stderr(&said).contains(expected), "{}", stderr(&said));
         // The kernel makes such a key, and it could never be kept.
         let said = refused(&["new", "k", "user:imara-none", "32", "--keyring", "@s"]);
+        assert!(said.contains("its master key user:imara-none is not in any keyring"), "{said}");
         assert!(said.contains("the new key was not kept"), "{said}");
         assert!(keys::request(KeyType::Encrypted, b"k").is_err());
         // A wiped key, as EVM leaves it behind.

@@ -13,7 +13,8 @@ use imara_linux::key_service::{self as keys, KeyType, SESSION_KEYRING};
 use serde_json::Value;
 use software::{Software, text};
 use std::fs;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 fn run(software: &Software, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_imara"));
@@ -289,6 +290,54 @@ fn the_pcr_that_keeps_a_key_from_being_unsealed_is_named_and_an_update_is_sealed
 }
 
 #[test]
+fn a_blob_and_its_record_belong_together_whenever_the_command_that_writes_them_over_is_killed() {
+    let test = "a_blob_and_its_record_belong_together_whenever_the_command_that_writes_them_over_is_killed";
+    let Some(software) = Software::start(test) else { return };
+    if !private_session(test) {
+        return;
+    }
+    // Two seals of one key: the record of the one makes the other unusable.
+    let update = |pcrs: &str, out: &str| {
+        let words = ["update", "k", "--pcrs", pcrs, "--out", out, "--force"].map(str::to_owned);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imara"));
+        command.args(["key", "trusted"]).args(words).args(["--tpm", &software.file("tpm")]);
+        command.current_dir(software.dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    done(&software, &["new", "k", "32", "--pcrs", "sha256:16", "--blob-only", "--out", "k"]);
+    assert!(update("sha256:23", "other").status().unwrap().success());
+    let load = ["load", "k", "k", "--keyring", "@s", "--dry-run"];
+    let read = |name: &str| fs::read(software.path(name)).unwrap();
+    let [blob, record, other, other_record] = ["k", "k.sealed", "other", "other.sealed"].map(read);
+    for (name, blob_there, next, record_after) in [
+        ("before the blob is there", &blob, &other_record[..], &record),
+        ("once it is there", &other, &other_record, &other_record),
+        ("half a record", &blob, &other_record[..20], &record),
+    ] {
+        fs::write(software.path("k"), blob_there).unwrap();
+        fs::write(software.path("k.sealed"), &record).unwrap();
+        fs::write(software.path("k.sealed.next"), next).unwrap();
+        done(&software, &load);
+        assert_eq!(&read("k.sealed"), record_after, "{name}");
+    }
+    // At any time, whatever becomes of the command.
+    fs::write(software.path("k"), &blob).unwrap();
+    fs::write(software.path("k.sealed"), &record).unwrap();
+    let begun = Instant::now();
+    assert!(update("sha256:23", "k").status().unwrap().success());
+    let whole = begun.elapsed();
+    const KILLS: u32 = 24;
+    for kill in 0..KILLS {
+        let mut child = update(if kill % 2 == 0 { "sha256:16" } else { "sha256:16,23" }, "k").spawn().unwrap();
+        std::thread::sleep(whole * kill / KILLS);
+        let _ = child.kill();
+        child.wait().unwrap();
+        done(&software, &load);
+    }
+    software.nothing_is_loaded();
+}
+
+#[test]
 fn pcrlock_keeps_a_key_from_being_unsealed_a_second_time() {
     let test = "pcrlock_keeps_a_key_from_being_unsealed_a_second_time";
     let Some(software) = Software::start(test) else { return };
@@ -402,6 +451,7 @@ fn every_refusal_has_the_kernels_number_and_its_reason() {
             "at 0x40000001 is a hierarchy, whose keys have to be made first, which is no storage key",
         ),
         (new(&["32", "pcrlock=24"]), 1, "pcrlock=24 is no PCR; there are 0 to 23 (EINVAL)"),
+        (new(&["32", "pcrlock=24", "--dry-run"]), 1, "pcrlock=24 is no PCR; there are 0 to 23 (EINVAL)"),
         (new(&["32", "hash=sha384", "--pcrs", "sha256:23"]), 1, "a policy over PCRs needs hash=sha256, not sha384"),
         (new(&["32", "--pcrs", "sha512:23"]), 3, "the TPM has no sha512 PCR bank; it has"),
         (vec!["new", "n", "32", "--blob-only"], 2, "--out FILE is missing"),
@@ -420,6 +470,8 @@ fn every_refusal_has_the_kernels_number_and_its_reason() {
         assert!(said.contains(reason), "{arguments:?}: {said}");
         assert!(!software.path("never").exists());
     }
+    let said = run(&software, &["new", "n", "32", "pcrinfo=00", "--blob-only", "--out", "never", "--dry-run"]);
+    assert!(text(&said.stderr).contains("counts for nothing: --pcrs seals to PCRs"), "{}", text(&said.stderr));
     software.nothing_is_loaded();
 }
 

@@ -254,6 +254,20 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// Gives each of two paths what the other had, at once.
+///
+/// # Errors
+/// `NotFound` when one of them is not there; what the kernel refuses.
+pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        // Some filesystems do not know the flag: what was at `other` is gone then.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if other.symlink_metadata().is_ok() => {
+            std::fs::rename(one, other)
+        }
+        other => Ok(other?),
+    }
+}
+
 /// Bytes that one read takes: where larger ones no longer made hashing faster.
 const CHUNK: usize = 256 * 1024;
 
@@ -454,6 +468,18 @@ mod tests {
         assert_eq!(fs::read_to_string(free).unwrap(), "new");
         assert_eq!(fs::read_to_string(taken).unwrap(), "old");
         assert!(!from.exists());
+    }
+
+    #[test]
+    fn two_names_are_exchanged_at_once_and_only_where_both_are_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, other, none] = ["one", "other", "none"].map(|name| directory.path().join(name));
+        fs::write(&one, "1").unwrap();
+        fs::write(&other, "2").unwrap();
+        exchange(&one, &other).unwrap();
+        assert_eq!([&one, &other].map(|path| fs::read_to_string(path).unwrap()), ["2", "1"]);
+        assert_eq!(exchange(&one, &none).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(one.exists() && !none.exists());
     }
 
     #[test]

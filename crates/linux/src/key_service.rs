@@ -365,7 +365,11 @@ impl MasterKeys for KernelMasterKeys {
                     Some(number @ (Errno::Ekeyexpired | Errno::Ekeyrevoked | Errno::Eacces)) => number,
                     Some(_) | None => Errno::Enokey,
                 };
-                error(errno, cause.to_string())
+                let what = match errno {
+                    Errno::Enokey => "it is not in any keyring that this session leads to".into(),
+                    _ => cause.to_string(),
+                };
+                error(errno, what)
             }),
             MasterType::Trusted => Err(error(
                 Errno::Eopnotsupp,

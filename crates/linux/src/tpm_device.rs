@@ -29,6 +29,9 @@ pub enum DeviceError {
     /// There is none.
     #[error("{} does not exist: the machine has no TPM 2.0 that the kernel knows; look in the firmware's settings", .0.display())]
     Absent(PathBuf),
+    /// There is none, and it is no device's name.
+    #[error("{} does not exist: where it is a software TPM's socket, that TPM is not running", .0.display())]
+    NoSocket(PathBuf),
     /// Another has it.
     #[error("{} is in use by another program; use {RESOURCE_MANAGER}, which is shared", .0.display())]
     InUse(PathBuf),
@@ -57,6 +60,7 @@ impl DeviceTransport {
         match OpenOptions::new().read(true).write(true).open(path) {
             Ok(file) => Ok(Self { path: path.to_owned(), file }),
             Err(source) => Err(match source.raw_os_error() {
+                Some(libc::ENOENT) if !path.starts_with("/dev") => DeviceError::NoSocket(path.to_owned()),
                 Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => DeviceError::Absent(path.to_owned()),
                 Some(libc::EBUSY) => DeviceError::InUse(path.to_owned()),
                 _ => DeviceError::Open { path: path.to_owned(), source },

@@ -15,7 +15,7 @@
 
 use super::KeyMaterial;
 use crate::crypto::KeyError;
-use crate::tpm::{AuthValue, Object, PcrPolicy, SealedObject, Sealing, Tpm, TpmError, UnsealPolicy};
+use crate::tpm::{AuthValue, Name, Object, PcrPolicy, SealedObject, Sealing, Tpm, TpmError, UnsealPolicy};
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::key_blob::sealed_key::{SealedKey, TrustedBlob, is_migratable};
 use imara_format::key_blob::sealed_record::SealedRecord;
@@ -200,6 +200,11 @@ pub fn why_not_unsealed(
     }
 }
 
+/// The name of a blob's sealed object, which no other has; none where it is made by a hash that this library has not.
+pub fn name_of(blob: &TrustedBlob) -> Option<Vec<u8>> {
+    Name::of_object(blob.public()).map(|name| name.as_bytes().to_vec())
+}
+
 /// Has the policy's digest sealed into a new blob, as `policydigest=` does.
 ///
 /// # Errors
@@ -224,7 +229,11 @@ fn length_of(material: &KeyMaterial) -> Result<(), TrustedKeyError> {
 
 const PCRS: u32 = 24;
 
-fn lockable(pcr: u32) -> Result<(), TrustedKeyError> {
+/// Whether there is the PCR of a `pcrlock=`.
+///
+/// # Errors
+/// There is not.
+pub fn lockable(pcr: u32) -> Result<(), TrustedKeyError> {
     if pcr < PCRS { Ok(()) } else { Err(TrustedKeyError::NoPcr(pcr)) }
 }
 

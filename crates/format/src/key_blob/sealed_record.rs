@@ -4,6 +4,7 @@
 //! | line | meaning |
 //! |---|---|
 //! | `imara-sealed 1` | what this is |
+//! | `sealed NAME` | the name of the sealed object whose record it is |
 //! | `parent NAME` | the name of the parent key: another one cannot unseal it |
 //! | `tpm NAME` | the name of the TPM's endorsement key on P-256, which `TPM2_Clear` leaves as it is |
 //! | `pcrs sha256:7,11` | the PCRs of its policy, in the policy's order |
@@ -20,6 +21,8 @@ use crate::tpm::{PcrSelection, SelectionError};
 /// What is noted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SealedRecord {
+    /// The name of the sealed object.
+    pub sealed: Option<Vec<u8>>,
     /// The parent's name.
     pub parent: Option<Vec<u8>>,
     /// The name of the TPM's endorsement key on P-256.
@@ -88,6 +91,7 @@ impl SealedRecord {
             let unknown = || RecordError::Line { line, found: content.chars().take(40).collect() };
             let name = |text: &str| from_hex(text).ok().filter(|name| !name.is_empty()).ok_or_else(unknown);
             match (content.split_once(' '), &mut record.pcrs) {
+                (Some(("sealed", text)), _) => record.sealed = Some(name(text)?),
                 (Some(("parent", text)), _) => record.parent = Some(name(text)?),
                 (Some(("tpm", text)), _) => record.tpm = Some(name(text)?),
                 (Some(("pcrs", text)), pcrs @ None) => {
@@ -114,7 +118,7 @@ impl SealedRecord {
     /// The text that [`SealedRecord::parse`] reads.
     pub fn to_text(&self) -> String {
         let mut text = format!("{FIRST}\n");
-        for (word, name) in [("parent", &self.parent), ("tpm", &self.tpm)] {
+        for (word, name) in [("sealed", &self.sealed), ("parent", &self.parent), ("tpm", &self.tpm)] {
             if let Some(name) = name {
                 text.push_str(&format!("{word} {}\n", to_hex(name)));
             }
@@ -143,6 +147,7 @@ mod tests {
         for body in [
             String::new(),
             "parent 000b11\ntpm 000b22\n".to_owned(),
+            "sealed 000b33\nparent 000b11\n".to_owned(),
             format!("parent 000b11\npcrs sha256:7\nauth\nsha256:7 {ZERO}\nor\nsha256:7 {}\n", ZERO.replace('0', "1")),
         ] {
             let text = format!("{FIRST}\n{body}");
@@ -166,7 +171,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "imara-sealed 1\n(parent |tpm |pcrs |sha256:|auth|or|[0-9a-f]{1,8}|:| |\n){0,24}") {
+        fn no_text_panics(text in "imara-sealed 1\n(sealed |parent |tpm |pcrs |sha256:|auth|or|[0-9a-f]{1,8}|:| |\n){0,24}") {
             if let Ok(record) = SealedRecord::parse(&text) {
                 prop_assert_eq!(SealedRecord::parse(&record.to_text()), Ok(record));
             }

@@ -157,7 +157,8 @@ impl Candidate {
 /// What is to be noted of a TPM and a parent in it.
 pub fn note(tpm: &mut Tpm, parent: &Object) -> SealedRecord {
     let parent = Some(parent.name().as_bytes().to_vec());
-    SealedRecord { parent, tpm: identity(tpm).map(|name| name.as_bytes().to_vec()), pcrs: None }
+    let tpm = identity(tpm).map(|name| name.as_bytes().to_vec());
+    SealedRecord { parent, tpm, ..SealedRecord::default() }
 }
 
 /// The name of the TPM's endorsement key, which tells it from others; none where its hierarchy has an authorisation value.

@@ -2,7 +2,7 @@
 
 use crate::command::change::Change;
 use crate::command::keyring::named::{Keyring, KeyringName};
-use crate::command::new_files::write_together;
+use crate::command::new_files::{write_together, write_with_record};
 use crate::command::paths::{printable, printable_bytes, read};
 use crate::output::{Failure, Outcome, print};
 use imara_linux::key_service::{self as keys, KeyType};
@@ -42,26 +42,30 @@ impl Out {
     /// # Errors
     /// It cannot be written.
     pub fn write(&self, blob: &[u8]) -> Result<(), Failure> {
-        self.write_with(blob, &[])
+        match &self.out {
+            Some(path) if path.as_os_str() != "-" => write_together(&[(path, blob, 0o600)], self.force),
+            _ => self.print(blob),
+        }
     }
 
-    /// Writes the blob's text, and files beside it: all of them or none.
+    /// Writes the blob's text, and what is noted of it beside: never one of them with the other of another blob's.
     ///
     /// # Errors
     /// They cannot be written.
-    pub fn write_with(&self, blob: &[u8], beside: &[(&Path, &[u8])]) -> Result<(), Failure> {
+    pub fn write_with_record(&self, blob: &[u8], beside: &Path, record: &[u8]) -> Result<(), Failure> {
         match &self.out {
-            None => Ok(()),
-            Some(path) if path.as_os_str() == "-" => {
-                print(format_args!("{}\n", String::from_utf8_lossy(blob).trim_end()));
-                Ok(())
+            Some(path) if path.as_os_str() != "-" => {
+                write_with_record((path, blob), (beside, record), 0o600, self.force)
             }
-            Some(path) => {
-                let mut files = vec![(path.as_path(), blob, 0o600)];
-                files.extend(beside.iter().map(|(path, bytes)| (*path, *bytes, 0o600)));
-                write_together(&files, self.force)
-            }
+            _ => self.print(blob),
         }
+    }
+
+    fn print(&self, blob: &[u8]) -> Result<(), Failure> {
+        if self.is_stdout() {
+            print(format_args!("{}\n", String::from_utf8_lossy(blob).trim_end()));
+        }
+        Ok(())
     }
 
     /// The file's name, where it is written to a file.

@@ -42,20 +42,26 @@ impl Check {
         }
         let blob = parse_blob(&read_blob(&self.blob)?, &shown)?;
         let master = MasterFile::read_or_unseal(&self.master, &self.unsealing)?;
-        match EncryptedKey::open(&blob, &master.bytes) {
-            Ok(_) => {}
+        let failure = match EncryptedKey::open(&blob, &master.bytes) {
+            Ok(_) => None,
             Err(error @ EncryptedKeyError::NotAuthentic { damage: Damage::Unknown, .. }) => {
-                let failure = not_made(&shown, &error);
-                return Err(match master.mistake(&blob) {
-                    None => failure,
+                Some(match master.mistake(&blob) {
+                    None => not_made(&shown, &error),
                     Some(mistake) => Failure::failed(format!(
                         "{shown}: the master key is not right as {} has it: {mistake}",
                         printable(&master.path)
                     ))
                     .next("correct the file, and check again"),
-                });
+                })
             }
-            Err(error) => return Err(not_made(&shown, &error)),
+            Err(error) => Some(not_made(&shown, &error)),
+        };
+        if let Some(failure) = failure {
+            if self.json {
+                let told = json!({ "blob": shown, "authentic": false, "error": failure.what, "next": failure.next });
+                print_json(&document(told, &blob));
+            }
+            return Err(failure);
         }
         if self.json {
             print_json(&document(json!({ "blob": shown, "authentic": true }), &blob));

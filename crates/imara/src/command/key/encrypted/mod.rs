@@ -246,7 +246,33 @@ pub(crate) fn find_key(name: &OsStr) -> Result<(KeySerial, Vec<u8>), Failure> {
 
 /// The blob of a key in the kernel.
 pub(crate) fn blob_of(serial: KeySerial, shown: &str) -> Result<Blob, Failure> {
-    let text = keys::read(serial).map_err(|error| refused(Attempt::Read { key: shown }, &error))?;
+    blob_under(serial, shown, None)
+}
+
+/// The same of a key whose master key is known by name.
+fn blob_under(serial: KeySerial, shown: &str, master: Option<&MasterName>) -> Result<Blob, Failure> {
+    let text = keys::read(serial).map_err(|error| {
+        let master_is = |what: &str| match master {
+            Some(master) => format!("{shown}: its master key {master} {what}"),
+            None => format!("{shown} cannot be read: the master key that it is sealed with {what}"),
+        };
+        match (errno_of(&error), master) {
+            (Some(Errno::Enokey), Some(master)) => {
+                let errno = Errno::Enokey;
+                Failure::failed(master_is("is not in any keyring that this session leads to (ENOKEY)"))
+                    .next(master_next(&MasterKeyError { master: master.clone(), errno, what: String::new() }))
+            }
+            (Some(Errno::Enokey), None) => {
+                Failure::failed(master_is("is not in any keyring that this session leads to (ENOKEY)"))
+                    .next("load that: imara key load; the key itself is in use without it")
+            }
+            (Some(Errno::Eopnotsupp), _) => {
+                Failure::lacking(master_is("is a trusted key, and this kernel has none (EOPNOTSUPP)"))
+                    .next("modprobe trusted; or have a master of type user: imara key trusted new puts one there that the TPM seals")
+            }
+            _ => refused(Attempt::Read { key: shown }, &error),
+        }
+    })?;
     parse_blob(text.as_bytes(), shown)
 }
 

@@ -1,6 +1,6 @@
 //! `imara key encrypted new`.
 
-use super::{MasterFile, Unsealing, blob_of, blob_words, document, not_made, refused_by_kernel};
+use super::{MasterFile, Unsealing, blob_under, blob_words, document, not_made, refused_by_kernel};
 use crate::command::CommandResult;
 use crate::command::change::Change;
 use crate::command::key::kept::{Into, Out, command_text};
@@ -67,6 +67,10 @@ impl New {
             let blob = self.sealed(&command, &shown, &AnyMaster)?;
             return Ok(self.tell(None, &blob, &shown));
         }
+        let master = match Command::parse(&command, description) {
+            Ok(Command::New { master, .. }) => Some(master),
+            Ok(Command::Load(_) | Command::Update { .. }) | Err(_) => None,
+        };
         let command = match &self.payload {
             None => command,
             // Sealed here and loaded there, which every kernel takes.
@@ -74,7 +78,7 @@ impl New {
         };
         let key = keys::add(KeyType::Encrypted, Some(description), &command, keyring.serial)
             .map_err(|error| refused_by_kernel(&shown, &command, description, &keyring, &error))?;
-        let blob = match blob_of(key, &shown) {
+        let blob = match blob_under(key, &shown, master.as_ref()) {
             Ok(blob) => blob,
             Err(failure) => {
                 // A key that cannot be sealed is of no use to anybody who wanted to keep it.

@@ -1,16 +1,16 @@
 //! A trusted key's blob in a file, in whichever form, and what is noted beside it.
 
 use super::{how, not_done};
+use crate::command::new_files::next_path;
 use crate::command::paths::{printable, read, read_text};
 use crate::output::Failure;
 use imara_engine::keys::KeyMaterial;
-use imara_engine::keys::trusted::{PolicyKnowledge, TrustedKey};
+use imara_engine::keys::trusted::{self, PolicyKnowledge, TrustedKey};
 use imara_format::hash::{from_hex, to_hex};
 use imara_format::key_blob::sealed_key::{PEM_LABEL, SealedKey, SealedKeyError, TrustedBlob};
 use imara_format::key_blob::sealed_record::SealedRecord;
 use imara_format::key_blob::trusted::Options;
 use imara_linux::tpm_address::TpmAddress;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The form that a blob is written in.
@@ -90,20 +90,35 @@ impl BlobFile {
 
     fn with_record(path: &Path, blob: TrustedBlob) -> Result<Self, Failure> {
         let shown = printable(path);
-        let beside = record_path(path);
-        let record = match path.as_os_str() != "-" && beside.is_file() {
-            false => None,
-            true => {
-                let failure = |error: &dyn fmt::Display| {
-                    Failure::failed(format!("{}: {error}", printable(&beside)))
-                        .next("take it away, and nothing will be known of the policy but what the blob says")
-                };
-                let text = read_text(&beside).map_err(|error| failure(&error))?;
-                Some(SealedRecord::parse(&text).map_err(|error| failure(&error))?)
-            }
-        };
+        let record = if path.as_os_str() == "-" { None } else { record_of(path, &blob)? };
         Ok(Self { shown, blob, record })
     }
+}
+
+/// The record beside a blob.
+fn record_of(path: &Path, blob: &TrustedBlob) -> Result<Option<SealedRecord>, Failure> {
+    let beside = record_path(path);
+    // A command that was killed after it had written the blob: its record is put into its place now.
+    let next = next_path(&beside);
+    if let Some(record) = read_record(&next).ok().flatten()
+        && record.sealed.is_some()
+        && record.sealed == trusted::name_of(blob)
+    {
+        let _ = std::fs::rename(next, beside);
+        return Ok(Some(record));
+    }
+    read_record(&beside).map_err(|error| {
+        Failure::failed(format!("{}: {error}", printable(&beside)))
+            .next("take it away, and nothing will be known of the policy but what the blob says")
+    })
+}
+
+fn read_record(path: &Path) -> Result<Option<SealedRecord>, String> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = read_text(path).map_err(|error| error.to_string())?;
+    SealedRecord::parse(&text).map(Some).map_err(|error| error.to_string())
 }
 
 /// Hexadecimal, also behind the kernel's word `load`, PEM, or the bytes themselves.

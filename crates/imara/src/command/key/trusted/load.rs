@@ -12,7 +12,7 @@ use crate::command::key::kept::{Into, command_text};
 use crate::command::paths::printable_bytes;
 use crate::output::{Failure, Outcome};
 use imara_engine::keys::KeyMaterial;
-use imara_engine::keys::trusted::{PolicyKnowledge, TrustedKey};
+use imara_engine::keys::trusted::{self, PolicyKnowledge, TrustedKey};
 use imara_format::key::KeySerial;
 use imara_format::key_blob::trusted::{Command, Options};
 use imara_format::tpm::PcrSelection;
@@ -79,6 +79,7 @@ impl Load {
         let serial = match (self.change.dry_run, in_kernel) {
             (false, true) => Some(kernel::load(place, &file, &options, self.pcrs.as_ref())?),
             (dry_run, _) => {
+                trusted::lockable(options.pcr_lock).map_err(|error| not_done(&file.shown, error))?;
                 let options = if dry_run { Options { pcr_lock: 0, ..options } } else { options };
                 let known = PolicyKnowledge { record: file.record.as_ref(), pcrs: self.pcrs.as_ref() };
                 let key = how::target(self.tpm.as_ref()).with(|tpm| {

@@ -12,10 +12,12 @@ mod update;
 pub use blob::BlobFile;
 
 use crate::command::CommandResult;
-use crate::output::Failure;
+use crate::output::{Failure, warn};
 use imara_engine::keys::trusted::{Mismatch, TrustedKeyError};
 use imara_engine::tpm::TpmError;
 use imara_format::key_blob::trusted::CommandError;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 /// Trusted keys, as the kernel has them: random bytes that leave it only sealed by a TPM 2.0. Make, load, seal anew, show.
 ///
@@ -53,6 +55,13 @@ pub fn run(arguments: Arguments) -> CommandResult {
         Verb::Load(load) => load.run(),
         Verb::Update(update) => update.run(),
         Verb::Show(show) => show.run(),
+    }
+}
+
+/// What is taken, as the kernel takes it, and does not do what its name says.
+fn warn_of_ignored(words: &[OsString]) {
+    if words.iter().any(|word| word.as_bytes().starts_with(b"pcrinfo=")) {
+        warn("pcrinfo= is of a TPM 1.2 and counts for nothing: --pcrs seals to PCRs");
     }
 }
 

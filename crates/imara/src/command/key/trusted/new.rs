@@ -4,7 +4,7 @@ use super::blob::{self, Form, record_path};
 use super::how::{self, Auths, ParentName, Pcrs};
 use super::kernel::Place;
 use super::show::{blob_words, document};
-use super::{custody, kernel, not_done, wrong_words};
+use super::{custody, kernel, not_done, warn_of_ignored, wrong_words};
 use crate::command::CommandResult;
 use crate::command::change::Change;
 use crate::command::key::kept::{Into, Out, command_text};
@@ -85,6 +85,7 @@ impl New {
         let Command::New { length, options } = parsed else {
             return Err(Failure::usage("these are not the words of a new key: KEYLEN [OPTION…]"));
         };
+        warn_of_ignored(&self.words);
         if self.pcrs.is_given() && !options.policy_digest.is_empty() {
             return Err(Failure::usage("--pcrs makes the policy, and policydigest= is another"));
         }
@@ -98,6 +99,7 @@ impl New {
         let (serial, blob, record) = target.with(|tpm| {
             let (parent, options, pcrs) = sealing(tpm, self.parent, &self.pcrs, options.clone(), &shown)?;
             if self.change.dry_run {
+                trusted::lockable(options.pcr_lock).map_err(|error| not_done(&shown, error))?;
                 // What is said is said of the blob that would be made; nothing is kept of it.
                 let trial = Options { pcr_lock: 0, ..options };
                 let (key, record) =
@@ -197,8 +199,9 @@ pub fn keep(out: &Out, form: Form, blob: &TrustedBlob, record: &SealedRecord) ->
             key.policy = commands;
         }
     }
+    let record = SealedRecord { sealed: trusted::name_of(&blob), ..record.clone() };
     let beside = out.out.as_deref().map(record_path).unwrap_or_default();
-    out.write_with(&blob::text(&blob, form), &[(beside.as_path(), record.to_text().as_bytes())])
+    out.write_with_record(&blob::text(&blob, form), &beside, record.to_text().as_bytes())
 }
 
 /// What was made of a blob in the kernel, for people.

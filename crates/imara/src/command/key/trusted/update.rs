@@ -4,14 +4,14 @@ use super::blob::{BlobFile, Form};
 use super::how::{self, Auths, ParentName, Pcrs};
 use super::new::{keep, sealing};
 use super::show::{blob_words, document, find_key};
-use super::{kernel, not_done, wrong_words};
+use super::{kernel, not_done, warn_of_ignored, wrong_words};
 use crate::command::CommandResult;
 use crate::command::change::Change;
 use crate::command::key::kept::{Out, command_text};
 use crate::command::paths::printable_bytes;
 use crate::output::{Failure, warn};
 use imara_engine::keys::KeyMaterial;
-use imara_engine::keys::trusted::{PolicyKnowledge, TrustedKey};
+use imara_engine::keys::trusted::{self, PolicyKnowledge, TrustedKey};
 use imara_engine::tpm::Tpm;
 use imara_format::key_blob::sealed_key::TrustedBlob;
 use imara_format::key_blob::sealed_record::SealedRecord;
@@ -79,6 +79,7 @@ impl Update {
         let Command::Update { options } = parsed else {
             return Err(Failure::usage("these are not the words of an update: KEY_OR_BLOB [OPTION…]"));
         };
+        warn_of_ignored(&self.words);
         if self.pcrs.is_given() && !options.policy_digest.is_empty() {
             return Err(Failure::usage("--pcrs makes the policy, and policydigest= is another"));
         }
@@ -139,6 +140,7 @@ impl Update {
         let known = PolicyKnowledge { record: file.record.as_ref(), pcrs: self.old_pcrs.as_ref() };
         let mut key = TrustedKey::load(tpm, file.blob.clone(), &old, &known).map_err(failure)?;
         let (parent, options, pcrs) = sealing(tpm, self.parent, &self.pcrs, options, shown)?;
+        trusted::lockable(options.pcr_lock).map_err(failure)?;
         let options = if self.change.dry_run { Options { pcr_lock: 0, ..options } } else { options };
         let record = key.update(tpm, parent, &options).map_err(failure)?;
         Ok((key.blob().clone(), SealedRecord { pcrs, ..record }))
