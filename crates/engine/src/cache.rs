@@ -5,12 +5,10 @@
 //! collected is not trusted again (the rule that version control systems know as "racily clean").
 
 use crate::appraise::IntegrityStatus;
+use crate::lock::{self, Sharded};
 use crate::policy::Slot;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::policy::AlgorithmSet;
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::Mutex;
 use std::time::Duration;
 
 /// An inode of a mounted file system.
@@ -154,30 +152,17 @@ impl Kept {
 
 /// Records of inodes, in shards so that accesses to different files rarely meet.
 #[derive(Debug)]
-pub struct Cache {
-    shards: Vec<Mutex<HashMap<InodeId, Kept>>>,
-    hasher: RandomState,
-    room: usize,
-}
-
-const SHARDS: usize = 16;
+pub struct Cache(Sharded<InodeId, Kept>);
 
 impl Cache {
     /// Room for `records`; beyond that, old ones make way.
     pub fn new(records: usize) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, hasher: RandomState::new(), room: records.div_ceil(SHARDS).max(1) }
-    }
-
-    fn shard(&self, id: InodeId) -> std::sync::MutexGuard<'_, HashMap<InodeId, Kept>> {
-        let index = self.hasher.hash_one(id) as usize % SHARDS;
-        // A panic while the map was locked is our own bug; the map itself is sound, as nothing in here is half done.
-        self.shards[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        Self(Sharded::new(records, &lock::CACHE))
     }
 
     /// What is known of the file in the state `stamp`.
     pub fn lookup(&self, id: InodeId, stamp: &Stamp) -> Option<Record> {
-        self.shard(id).get(&id).map(Kept::open).filter(|record| record.settled && record.stamp == *stamp)
+        self.0.shard(&id).get(&id).map(Kept::open).filter(|record| record.settled && record.stamp == *stamp)
     }
 
     /// Remembers a record.
@@ -186,8 +171,8 @@ impl Cache {
             // A time that no file system of this century has; it is judged anew each time.
             return self.forget(id);
         };
-        let mut shard = self.shard(id);
-        if shard.len() >= self.room && !shard.contains_key(&id) {
+        let mut shard = self.0.shard(&id);
+        if shard.len() >= self.0.room() && !shard.contains_key(&id) {
             // Any one will do: what is forgotten is only done again.
             if let Some(other) = shard.keys().next().copied() {
                 shard.remove(&other);
@@ -198,32 +183,27 @@ impl Cache {
 
     /// Forgets an inode.
     pub fn forget(&self, id: InodeId) {
-        self.shard(id).remove(&id);
+        self.0.shard(&id).remove(&id);
     }
 
     /// Forgets every inode of a device.
     pub fn forget_device(&self, device: u64) {
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            shard.retain(|id, _| id.device != device);
-        }
+        self.0.each().for_each(|mut shard| shard.retain(|id, _| id.device != device));
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        for shard in &self.shards {
-            shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
-        }
+        self.0.clear();
     }
 
     /// How many inodes are known.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len()).sum()
+        self.0.len()
     }
 
     /// Whether no inode is known.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.0.is_empty()
     }
 }
 
@@ -281,7 +261,7 @@ mod tests {
         for inode in 0..10_000 {
             cache.store(id(inode), Record::new(Stamp::default()));
         }
-        assert!(cache.len() <= 64 + SHARDS, "{}", cache.len());
+        assert!(cache.len() <= 64 + lock::SHARDS, "{}", cache.len());
         cache.clear();
         assert_eq!(cache.len(), 0);
     }

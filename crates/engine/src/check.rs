@@ -12,6 +12,7 @@ use crate::audit::{AuditRecord, AuditSink, TaskIdentity};
 use crate::cache::{Cache, InodeId, Record, SETTLED, Stamp};
 use crate::evm::{self, Evm, Place};
 use crate::keyring::Keyring;
+use crate::lock::{self, Sharded};
 use crate::measure::{Added, MeasureError, Measured, MeasurementLog};
 use crate::policy::{CompiledPolicy, Decision, Event, FileFacts, Slot, Subject};
 use crate::trace::{self, Seen, TraceSink};
@@ -21,11 +22,10 @@ use imara_format::label;
 use imara_format::policy::{Class, Func, Mask};
 use imara_format::template::Template;
 use imara_format::trace::LabelFacts;
-use std::collections::HashSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// The file behind an event, by its descriptor.
 pub trait File {
@@ -206,9 +206,9 @@ pub struct Checker {
     mode: AtomicU8,
     audit: Box<dyn AuditSink>,
     /// Inodes whose digest label follows their content, once the last writer has gone.
-    maintained: Mutex<HashSet<InodeId>>,
+    maintained: Sharded<InodeId, ()>,
     /// Inodes whose present writer has been listed as a violation.
-    violated: Mutex<HashSet<InodeId>>,
+    violated: Sharded<InodeId, ()>,
     /// Whether there is a trace to write, so that nobody takes the lock for nothing.
     tracing: AtomicBool,
     trace: RwLock<Option<Arc<dyn TraceSink>>>,
@@ -219,6 +219,15 @@ pub struct Checker {
 /// How many inodes' labels are followed at most. Beyond that the oldest knowledge goes, and such a file must be labelled
 /// by hand after a change.
 const MAINTAINED: usize = 1 << 20;
+
+/// Adds an inode, and says whether it was not there; where its shard has no room more, what is in that goes.
+fn insert(inodes: &Sharded<InodeId, ()>, id: InodeId) -> bool {
+    let mut shard = inodes.shard(&id);
+    if shard.len() >= inodes.room() {
+        shard.clear();
+    }
+    shard.insert(id, ()).is_none()
+}
 
 /// Step 1's result.
 struct Decided {
@@ -308,8 +317,8 @@ impl Checker {
             cache: Cache::new(1 << 18),
             mode: AtomicU8::new(mode as u8),
             audit,
-            maintained: Mutex::default(),
-            violated: Mutex::default(),
+            maintained: Sharded::new(MAINTAINED, &lock::MAINTAINED),
+            violated: Sharded::new(MAINTAINED, &lock::VIOLATED),
             tracing: AtomicBool::new(false),
             trace: RwLock::default(),
             counters: Counters::default(),
@@ -813,14 +822,9 @@ impl Checker {
 
     /// Once for each writer, as the kernel does since 6.12: or an unprivileged writer could fill the list.
     fn violation(&self, access: &Access<'_>) {
-        let mut violated = self.violated.lock().unwrap_or_else(PoisonError::into_inner);
-        if violated.len() >= MAINTAINED {
-            violated.clear();
-        }
-        if !violated.insert(access.file.id()) {
+        if !insert(&self.violated, access.file.id()) {
             return;
         }
-        drop(violated);
         let path = access.file.path();
         if self.log.add_violation(&self.template, &path).is_err() {
             self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
@@ -905,7 +909,7 @@ impl Checker {
     pub fn changed(&self, id: InodeId, writer_gone: bool) {
         self.cache.forget(id);
         if writer_gone {
-            self.violated.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            self.violated.shard(&id).remove(&id);
         }
     }
 
@@ -926,16 +930,12 @@ impl Checker {
 
     /// Has the label follow the file's next change (see [`Checker::refresh`]).
     pub fn maintain(&self, id: InodeId) {
-        let mut maintained = self.maintained.lock().unwrap_or_else(PoisonError::into_inner);
-        if maintained.len() >= MAINTAINED {
-            maintained.clear();
-        }
-        maintained.insert(id);
+        insert(&self.maintained, id);
     }
 
     /// Whether the label follows the file's next change.
     pub fn maintains(&self, id: InodeId) -> bool {
-        self.maintained.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+        self.maintained.shard(&id).contains_key(&id)
     }
 
     /// Writes the digest of a file's content into its label, if that is to follow the content and the last writer has gone;
@@ -949,7 +949,7 @@ impl Checker {
         if !self.maintains(file.id()) || file.nobody_writes() != Some(true) {
             return Ok(false);
         }
-        self.maintained.lock().unwrap_or_else(PoisonError::into_inner).remove(&file.id());
+        self.maintained.shard(&file.id()).remove(&file.id());
         let label = file.xattr("security.ima")?;
         if label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE) {
             return Ok(false);

@@ -7,6 +7,7 @@
 //! Source: `ima_add_template_entry`, security/integrity/ima/ima_queue.c.
 
 use crate::crypto::{self, UnsupportedHash};
+use crate::lock::{self, Lock};
 use crate::replay::template_digests;
 use crate::tpm::{Tpm, TpmError};
 use imara_format::hash::{Digest, HashAlgorithm};
@@ -16,7 +17,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Where the list is kept so that it outlives the program: appended to, never rewritten.
@@ -106,8 +107,10 @@ struct Counters {
 
 /// The measurement list of this boot.
 pub struct MeasurementLog {
-    state: Mutex<State>,
+    state: Lock<State>,
     known: Known,
+    /// What an entry is hashed with: SHA-1, which is listed; the default hash, which tells known entries; the TPM's banks.
+    algorithms: Vec<HashAlgorithm>,
     counters: Arc<Counters>,
     banks: Vec<HashAlgorithm>,
     hash: HashAlgorithm,
@@ -117,8 +120,6 @@ pub struct MeasurementLog {
 struct State {
     store: Box<dyn Store>,
     tpm: Option<Tpm>,
-    /// What an entry is hashed with: SHA-1, which is listed; the default hash, which tells known entries; the TPM's banks.
-    algorithms: Vec<HashAlgorithm>,
     counters: Arc<Counters>,
     record: Vec<u8>,
     /// Until when the TPM is left alone.
@@ -147,12 +148,20 @@ impl MeasurementLog {
             }
         }
         let (record, counters) = (Vec::new(), Arc::<Counters>::default());
-        let state = State { store, tpm, algorithms, counters: Arc::clone(&counters), record, resting: None };
-        Ok(Self { state: Mutex::new(state), known: Known::default(), counters, banks, hash, pcr })
+        let state = State { store, tpm, counters: Arc::clone(&counters), record, resting: None };
+        Ok(Self {
+            state: Lock::new(state, &lock::LIST),
+            known: Known::default(),
+            algorithms,
+            counters,
+            banks,
+            hash,
+            pcr,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The default PCR.
@@ -181,9 +190,8 @@ impl MeasurementLog {
     /// # Errors
     /// [`MeasureError::Tpm`] when the TPM does not take it.
     pub fn extend_listed(&self, entry: &Entry) -> Result<(), MeasureError> {
-        let mut state = self.state();
-        let digests = template_digests(entry, &state.algorithms)?;
-        state.extend(entry.pcr, &digests)
+        let digests = template_digests(entry, &self.algorithms)?;
+        self.state().extend(entry.pcr, &digests)
     }
 
     /// Adds the entry of a file.
@@ -235,9 +243,8 @@ impl MeasurementLog {
         let fields = fields(template, &Measured { digest: &zeros, path, label: &[], evm_label: &[] })?;
         let template_digest = vec![0; HashAlgorithm::Sha1.digest_size()];
         let entry = Entry { pcr: self.pcr, template_digest, template: template.listed_name().into_owned(), fields };
-        let mut state = self.state();
-        let digests = template_digests(&entry, &state.algorithms)?;
-        state.append(&entry, &digests)
+        let digests = template_digests(&entry, &self.algorithms)?;
+        self.state().append(&entry, &digests)
     }
 
     /// Adds what is no file: a name and a buffer, with the template `ima-buf`, as the kernel does for critical data.
@@ -259,16 +266,17 @@ impl MeasurementLog {
         if self.known.has(pcr, &input) {
             return Ok(Added::Known);
         }
-        let mut state = self.state();
-        if self.known.has(pcr, &input) {
-            return Ok(Added::Known);
-        }
-        let digests = template_digests(&entry, &state.algorithms)?;
+        // Before it is anybody's turn: only appending and extending have an order.
+        let digests = template_digests(&entry, &self.algorithms)?;
         let of = |algorithm| digests.iter().find(|digest| digest.algorithm() == algorithm);
         let Some(listed) = of(HashAlgorithm::Sha1) else {
             return Err(UnsupportedHash(self.hash).into());
         };
         entry.template_digest = listed.as_bytes().to_vec();
+        let mut state = self.state();
+        if self.known.has(pcr, &input) {
+            return Ok(Added::Known);
+        }
         let result = state.append(&entry, &digests);
         // What is not listed must not be taken for known, nor what is not extended yet.
         if !matches!(result, Err(MeasureError::Store(_))) {
@@ -307,10 +315,16 @@ impl MeasurementLog {
 
 /// Which entries are listed, each by 128 bits of a keyed hash over what its template digest is over, and its PCR. Who does not know the
 /// key cannot make two entries meet; and a list of 100,000 entries is taken over in milliseconds and 5 MiB.
-#[derive(Default)]
 struct Known {
     keys: [RandomState; 2],
-    entries: Mutex<HashSet<u128>>,
+    entries: Vec<Lock<HashSet<u128>>>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        let entries = (0..lock::SHARDS).map(|_| Lock::new(HashSet::new(), &lock::LISTED)).collect();
+        Self { keys: Default::default(), entries }
+    }
 }
 
 impl Known {
@@ -324,18 +338,19 @@ impl Known {
         half(&self.keys[0]) << 64 | half(&self.keys[1])
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashSet<u128>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The shard of a key, whose bits are as good as random.
+    fn entries(&self, key: u128) -> MutexGuard<'_, HashSet<u128>> {
+        self.entries[key as usize % lock::SHARDS].lock()
     }
 
     fn has(&self, pcr: u32, input: &[u8]) -> bool {
         let key = self.key(pcr, input);
-        self.entries().contains(&key)
+        self.entries(key).contains(&key)
     }
 
     fn add(&self, pcr: u32, input: &[u8]) {
         let key = self.key(pcr, input);
-        self.entries().insert(key);
+        self.entries(key).insert(key);
     }
 }
 

@@ -10,8 +10,8 @@ use super::snapshot::Snapshot;
 use crate::audit::TaskIdentity;
 use crate::cache::InodeId;
 use crate::integrity_status::IntegrityStatus;
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::lock::{self, Sharded};
+use std::collections::VecDeque;
 
 /// Files remembered at most: what is forgotten is judged by its label alone.
 const FILES: usize = 1 << 16;
@@ -45,8 +45,14 @@ pub struct Record {
 }
 
 /// Records of files.
-#[derive(Debug, Default)]
-pub struct Recorded(Mutex<HashMap<InodeId, Record>>);
+#[derive(Debug)]
+pub struct Recorded(Sharded<InodeId, Record>);
+
+impl Default for Recorded {
+    fn default() -> Self {
+        Self(Sharded::new(FILES, &lock::EVM))
+    }
+}
 
 /// What a change means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,15 +72,10 @@ pub enum Meaning {
 }
 
 impl Recorded {
-    fn lock(&self) -> MutexGuard<'_, HashMap<InodeId, Record>> {
-        // Nothing in here is half done when a panic comes in between.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Notes that a label verified, or was made, of an inode that is kept in memory from before that on, or is not.
     pub fn verified(&self, id: InodeId, snapshot: Snapshot, status: IntegrityStatus, kept: bool) {
-        let mut records = self.lock();
-        if records.len() >= FILES && !records.contains_key(&id) {
+        let mut records = self.0.shard(&id);
+        if records.len() >= self.0.room() && !records.contains_key(&id) {
             records.clear();
         }
         match records.get_mut(&id) {
@@ -92,44 +93,44 @@ impl Recorded {
 
     /// The inode has not been kept in memory since.
     pub fn lose(&self, id: InodeId) {
-        if let Some(record) = self.lock().get_mut(&id) {
+        if let Some(record) = self.0.shard(&id).get_mut(&id) {
             record.kept = false;
         }
     }
 
     /// Nothing is known of it any more.
     pub fn forget(&self, id: InodeId) {
-        self.lock().remove(&id);
+        self.0.shard(&id).remove(&id);
     }
 
     /// Forgets all.
     pub fn clear(&self) {
-        self.lock().clear();
+        self.0.clear();
     }
 
     /// What is known.
     pub fn lookup(&self, id: InodeId) -> Option<Record> {
-        self.lock().get(&id).cloned()
+        self.0.shard(&id).get(&id).cloned()
     }
 
     /// Whether anything is known, and whether the inode is kept in memory.
     pub fn knows(&self, id: InodeId) -> Option<bool> {
-        self.lock().get(&id).map(|record| record.kept)
+        self.0.shard(&id).get(&id).map(|record| record.kept)
     }
 
     /// How many files are known.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.0.len()
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.0.is_empty()
     }
 
     /// What the file's present state means.
     pub fn meaning(&self, id: InodeId, now: &Snapshot) -> Meaning {
-        let records = self.lock();
+        let records = self.0.shard(&id);
         let Some(record) = records.get(&id) else { return Meaning::Unknown };
         let differences = record.verified.differences(now);
         if record.verified.label != now.label {
@@ -146,7 +147,7 @@ impl Recorded {
 
     /// Remembers a change.
     pub fn note(&self, id: InodeId, change: Change) {
-        if let Some(record) = self.lock().get_mut(&id) {
+        if let Some(record) = self.0.shard(&id).get_mut(&id) {
             if record.changes.len() >= CHANGES {
                 record.changes.pop_front();
             }
@@ -156,7 +157,7 @@ impl Recorded {
 
     /// The kernel tells who has changed a file: that is said of the changes that nobody was known for.
     pub fn attribute(&self, id: InodeId, who: &TaskIdentity) {
-        if let Some(record) = self.lock().get_mut(&id) {
+        if let Some(record) = self.0.shard(&id).get_mut(&id) {
             for change in record.changes.iter_mut().filter(|change| change.who.is_none()) {
                 change.who = Some(who.clone());
             }

@@ -119,6 +119,15 @@ pub fn text(status: &Value) -> String {
         let labels = [("func", label("func")), ("cause", label("cause")), ("verdict", verdict)];
         sample(&mut out, "failed_total", &labels, &cause["count"].to_string());
     }
+    head(
+        &mut out,
+        "lock_waits_total",
+        "counter",
+        "Times that one of the guard's threads had to wait for another, by what they share.",
+    );
+    for (name, count) in status["waits"].as_object().into_iter().flatten() {
+        sample(&mut out, "lock_waits_total", &[("lock", name)], &count.to_string());
+    }
     histogram(&mut out, &status["kernel"]["latency"]);
     out
 }
@@ -172,6 +181,7 @@ mod tests {
             "tpm": { "extends": 2, "seconds": 0.25 },
             "sentinel": { "pid": 4, "restarts": 0 },
             "watch": [1, 2],
+            "waits": { "list": 3, "cache": 0 },
             "causes": [{ "func": "BPRM_CHECK", "cause": "missing-\"hash\"", "refused": true, "count": 5 }],
             "kernel": { "waiting": 1, "latency": { "bounds_us": [10, 1500, 3_000_000], "counts": [1, 2, 3, 4], "seconds": 1.5 } },
         });
@@ -186,6 +196,7 @@ mod tests {
             "imara_mode{mode=\"enforce\"} 0",
             "imara_sentinel_up 1",
             "imara_file_systems_watched 2",
+            "imara_lock_waits_total{lock=\"list\"} 3\nimara_lock_waits_total{lock=\"cache\"} 0",
             "imara_failed_total{func=\"BPRM_CHECK\",cause=\"missing-\\\"hash\\\"\",verdict=\"refused\"} 5",
             "imara_decision_duration_seconds_bucket{le=\"0.00001\"} 1",
             "imara_decision_duration_seconds_bucket{le=\"0.0015\"} 3",

@@ -13,6 +13,7 @@ use crate::output::Failure;
 use imara_engine::audit::AuditRecord;
 use imara_engine::check::{Checker, Mode, Task};
 use imara_engine::keyring::Keyring;
+use imara_engine::lock;
 use imara_format::hash::to_hex;
 use imara_format::pcr::PcrValues;
 use imara_linux::hooks::fanotify::Guard;
@@ -243,6 +244,7 @@ impl Answers {
                 "audit_unwritten": load(&self.events.unwritten),
             },
             "kernel": events,
+            "waits": waits_json(),
             "causes": self.events.causes(),
             "recent": self.events.recent(),
         })
@@ -271,6 +273,15 @@ fn blocked_json(keys: &Keyring) -> Value {
             json!({ "files": contents, "certificates": certificates, "key_ids": ids, "revoked": revoked })
         }
     }
+}
+
+/// How often one thread had to wait for another, by what is behind the lock.
+fn waits_json() -> Value {
+    lock::ALL
+        .iter()
+        .map(|waits| (waits.name.to_owned(), json!(waits.count())))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// A histogram: how many answers took as long as each bound at most, in microseconds, and how many longer than the last.

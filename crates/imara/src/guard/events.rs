@@ -9,6 +9,7 @@ use super::explanation::remedy;
 use crate::command::paths::{path_json, printable_bytes as printable};
 use imara_engine::appraise::Cause;
 use imara_engine::audit::{AuditRecord, TaskIdentity};
+use imara_engine::lock::{EVENTS, Lock};
 use imara_format::policy::Func;
 use imara_linux::sys::lease;
 use imara_linux::sys::process::block_termination;
@@ -20,7 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// How many failed accesses `imara status` can show.
@@ -40,7 +41,7 @@ const EXPLAINED: Duration = Duration::from_secs(3600);
 /// What happened since the start.
 #[derive(Debug)]
 pub struct Events {
-    state: Mutex<State>,
+    state: Lock<State>,
     /// Records that the audit log has not taken, because its queue was full.
     pub dropped: AtomicU64,
     /// Records that could not be written.
@@ -127,7 +128,7 @@ impl Events {
             }
         });
         let (dropped, unwritten) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { state: Mutex::default(), dropped, unwritten, words, unsaid })
+        Arc::new(Self { state: Lock::new(State::default(), &EVENTS), dropped, unwritten, words, unsaid })
     }
 
     /// The same, said on standard error.
@@ -156,7 +157,7 @@ impl Events {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Takes note of a record.

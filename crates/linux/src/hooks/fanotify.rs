@@ -41,6 +41,7 @@ use crate::sys::{lease, process as threads};
 use imara_engine::active_policy::{ActivePolicy, decide_alike, has_something_done};
 use imara_engine::cache::{InodeId, Stamp};
 use imara_engine::check::Checker;
+use imara_engine::lock::{LEASES, Lock};
 use imara_engine::policy::CompiledPolicy;
 use imara_format::policy::Func;
 use std::collections::{HashMap, HashSet};
@@ -196,7 +197,7 @@ struct Shared {
     /// Large files, for threads of their own: hashing them must not keep the others from small ones.
     large: Mutex<SyncSender<Arc<Asked>>>,
     large_progress: Arc<Progress>,
-    leases: Mutex<Leases>,
+    leases: Lock<Leases>,
     lease_thread: AtomicI32,
     /// Tasks that were let run a program, until they do.
     passages: SyncSender<passage::Passage>,
@@ -257,7 +258,7 @@ impl Guard {
             interpreters: RwLock::default(),
             large: Mutex::new(large),
             large_progress: Arc::default(),
-            leases: Mutex::new(Leases::new((files / LEASE_SHARE).min(1 << 16) as usize)),
+            leases: Lock::new(Leases::new((files / LEASE_SHARE).min(1 << 16) as usize), &LEASES),
             lease_thread: AtomicI32::new(0),
             passages,
             marked: Marked::default(),
@@ -367,7 +368,7 @@ impl Guard {
 
     /// How many read leases are held.
     pub fn leases(&self) -> usize {
-        lock(&self.shared.leases).len()
+        self.shared.leases.lock().len()
     }
 
     /// Asks again about everything that was let pass: what is allowed has changed (the mode, the policy, the keys).

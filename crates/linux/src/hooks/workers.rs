@@ -11,10 +11,11 @@
 //! started are busy, the watchdog itself reads, answers what is exempt and queues the rest.
 
 use crate::sys;
+use imara_engine::lock::{Lock, QUEUE};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -56,7 +57,7 @@ pub struct Workers<S: Service> {
 
 struct Shared<S: Service> {
     service: Arc<S>,
-    state: Mutex<State<S::Job>>,
+    state: Lock<State<S::Job>>,
     wake: Condvar,
     /// Grows with every event that a leader starts and ends: odd while it works.
     leader_events: AtomicU64,
@@ -94,7 +95,7 @@ impl<S: Service> Workers<S> {
         };
         let shared = Arc::new(Shared {
             service,
-            state: Mutex::new(state),
+            state: Lock::new(state, &QUEUE),
             wake: Condvar::new(),
             leader_events: AtomicU64::new(0),
             watchdog: AtomicI32::new(0),
@@ -151,7 +152,7 @@ impl<S: Service> Drop for Workers<S> {
 
 impl<S: Service> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, State<S::Job>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn stopping(&self) -> bool {
@@ -338,6 +339,7 @@ impl<S: Service> Shared<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     enum Piece {

@@ -3,8 +3,8 @@
 //! A lease is held by a descriptor on a mount that nobody sees (see `superblocks.rs`), so that the file's own mount can be
 //! unmounted; then the lease goes, and with it the file system.
 
+use super::Shared;
 use super::superblocks::Superblock;
-use super::{Shared, lock};
 use crate::opened::OpenedFile;
 use crate::sys::{identity, lease};
 use imara_engine::cache::InodeId;
@@ -52,12 +52,12 @@ impl Shared {
     /// then.
     pub(super) fn hold_lease(&self, file: &OpenedFile<'_>, superblock: &Superblock) -> io::Result<()> {
         let id = file.id();
-        if lock(&self.leases).held.contains_key(&id) {
+        if self.leases.lock().held.contains_key(&id) {
             return Ok(());
         }
         let kept = superblock.open(&identity::handle(file.file)?)?;
         // Held until it is entered: whoever is told that it is broken finds it.
-        let mut leases = lock(&self.leases);
+        let mut leases = self.leases.lock();
         lease::hold(kept.as_fd(), self.lease_thread.load(Ordering::Relaxed))?;
         while leases.held.len() >= leases.most
             && let Some(oldest) = leases.order.pop_front()
@@ -82,7 +82,7 @@ impl Shared {
 
     /// Whether there was one.
     pub(super) fn drop_lease(&self, id: InodeId) -> bool {
-        let file = lock(&self.leases).remove(id);
+        let file = self.leases.lock().remove(id);
         file.is_some_and(|file| {
             self.give_up_lease(&file);
             true
@@ -99,7 +99,7 @@ impl Shared {
     }
 
     fn release_leases(&self, which: impl Fn(&Lease) -> bool) {
-        let mut leases = lock(&self.leases);
+        let mut leases = self.leases.lock();
         let Leases { held, by_descriptor, .. } = &mut *leases;
         for (id, Lease { file, .. }) in held.extract_if(|_, lease| which(lease)) {
             by_descriptor.remove(&file.as_raw_fd());
@@ -115,7 +115,7 @@ impl Shared {
                 None => {}
                 Some(lease::Broken::Descriptor(number)) => {
                     self.counters.leases_broken.fetch_add(1, Ordering::Relaxed);
-                    let mut leases = lock(&self.leases);
+                    let mut leases = self.leases.lock();
                     let Some(id) = leases.by_descriptor.get(&number).copied() else {
                         continue;
                     };

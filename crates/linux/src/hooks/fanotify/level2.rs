@@ -19,8 +19,8 @@ use imara_format::policy::{Action, Func};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// What the kernel loads for itself. At level 1 nobody asks.
@@ -51,7 +51,7 @@ type Failed = (Cause, Vec<u8>);
 #[derive(Debug, Default)]
 pub(super) struct Learned {
     /// Uses that were refused because nobody had asked about them.
-    uses: Mutex<HashMap<InodeId, Bits>>,
+    uses: RwLock<HashMap<InodeId, Bits>>,
     /// Why an inode did not pass for a use, and its path then.
     causes: Mutex<HashMap<(InodeId, u32), Failed>>,
     /// When everything was last asked again for what was learned.
@@ -117,7 +117,8 @@ impl Shared {
     /// Which uses of a file must be judged when it is opened, because nobody can be asked later: what its name says, and what was
     /// refused before for want of a verdict.
     fn expected_uses(&self, file: &OpenedFile<'_>, policy: &CompiledPolicy) -> Bits {
-        let learned = lock(&self.learned.uses).get(&file.id()).copied().unwrap_or_default();
+        let learned = self.learned.uses.read().unwrap_or_else(PoisonError::into_inner);
+        let learned = learned.get(&file.id()).copied().unwrap_or_default();
         if !LOADED.iter().any(|func| policy.wants(*func)) {
             return learned;
         }
@@ -287,7 +288,7 @@ impl Shared {
 
     /// From now on this use is judged when the file is opened.
     fn learn(&self, id: InodeId, used: Bits) {
-        let mut uses = lock(&self.learned.uses);
+        let mut uses = self.learned.uses.write().unwrap_or_else(PoisonError::into_inner);
         if uses.len() >= MOST {
             uses.clear();
         }

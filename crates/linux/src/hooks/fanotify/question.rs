@@ -5,14 +5,15 @@
 //! nothing has moved on an event for as long as the configuration allows, that thread answers it with the configured outcome,
 //! while the one that decides stays wherever the kernel holds it.
 
-use super::{Overdue, Shared, lock, wanted};
+use super::{Overdue, Shared, wanted};
 use crate::sys::fanotify::{PermissionEvent, PermissionGroup};
 use imara_engine::cache::InodeId;
 use imara_engine::check::Mode;
-use std::collections::{HashMap, VecDeque};
+use imara_engine::lock::{self, Sharded};
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// When something last moved, in milliseconds since the guard began.
@@ -74,26 +75,30 @@ impl Asked {
     }
 }
 
-const SHARDS: usize = 16;
-
-/// The events that have no answer yet, in shards, so that threads rarely meet.
-#[derive(Debug, Default)]
+/// The events that have no answer yet. How many there may be is the kernel's matter.
+#[derive(Debug)]
 pub(super) struct Unanswered {
-    shards: [Mutex<HashMap<u64, Arc<Asked>>>; SHARDS],
+    events: Sharded<u64, Arc<Asked>>,
     next: AtomicU64,
 }
 
-impl Unanswered {
-    fn shard(&self, number: u64) -> &Mutex<HashMap<u64, Arc<Asked>>> {
-        &self.shards[number as usize % SHARDS]
+impl Default for Unanswered {
+    fn default() -> Self {
+        Self { events: Sharded::new(usize::MAX, &lock::UNANSWERED), next: AtomicU64::new(0) }
     }
+}
 
+impl Unanswered {
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.events.len()
     }
 
     fn all(&self) -> Vec<Arc<Asked>> {
-        self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect()
+        self.events.each().flat_map(|shard| shard.values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    fn remove(&self, number: u64) {
+        self.events.shard(&number).remove(&number);
     }
 }
 
@@ -116,7 +121,7 @@ impl Shared {
             answered: AtomicBool::new(false),
         };
         let asked = Arc::new(asked);
-        lock(self.unanswered.shard(number)).insert(number, Arc::clone(&asked));
+        self.unanswered.events.shard(&number).insert(number, Arc::clone(&asked));
         asked
     }
 
@@ -124,7 +129,7 @@ impl Shared {
         if asked.answer(allow) {
             self.counters.latency.record(asked.arrived.elapsed());
         }
-        lock(self.unanswered.shard(asked.number)).remove(&asked.number);
+        self.unanswered.remove(asked.number);
     }
 
     /// What an access comes to about which nothing could be decided: refused in enforce mode, so that nothing unclear passes.
@@ -150,7 +155,7 @@ impl Shared {
                 self.counters.latency.record(asked.arrived.elapsed());
                 self.tell_overdue(&asked, allow);
             }
-            lock(self.unanswered.shard(asked.number)).remove(&asked.number);
+            self.unanswered.remove(asked.number);
         }
     }
 
@@ -186,9 +191,13 @@ impl Drop for Question<'_> {
 }
 
 /// Files that a thread is deciding on, with the events that came meanwhile.
-#[derive(Debug, Default)]
-pub(super) struct UnderWay {
-    shards: [Mutex<HashMap<InodeId, Waiting>>; SHARDS],
+#[derive(Debug)]
+pub(super) struct UnderWay(Sharded<InodeId, Waiting>);
+
+impl Default for UnderWay {
+    fn default() -> Self {
+        Self(Sharded::new(usize::MAX, &lock::UNDER_WAY))
+    }
 }
 
 #[derive(Debug)]
@@ -199,15 +208,11 @@ struct Waiting {
 }
 
 impl UnderWay {
-    fn shard(&self, id: InodeId) -> &Mutex<HashMap<InodeId, Waiting>> {
-        &self.shards[(id.inode ^ id.device) as usize % SHARDS]
-    }
-
     /// Begins with a file; or, where somebody is at it, leaves the event to them.
     pub(super) fn begin<'a>(&self, id: InodeId, mut question: Question<'a>) -> Option<(Question<'a>, Deciding<'a>)> {
         let shared = question.shared;
         let asked = question.asked.as_ref()?;
-        let mut shard = lock(self.shard(id));
+        let mut shard = self.0.shard(&id);
         if let Some(waiting) = shard.get_mut(&id) {
             asked.follow(&waiting.progress);
             waiting.events.extend(question.asked.take());
@@ -230,7 +235,7 @@ pub(super) struct Deciding<'a> {
 impl<'a> Deciding<'a> {
     /// The next event of this file that came meanwhile.
     pub(super) fn next(&mut self) -> Option<Question<'a>> {
-        let mut shard = lock(self.shared.under_way.shard(self.id));
+        let mut shard = self.shared.under_way.0.shard(&self.id);
         let next = shard.get_mut(&self.id).and_then(|waiting| waiting.events.pop_front());
         if next.is_none() {
             shard.remove(&self.id);
@@ -245,7 +250,7 @@ impl Drop for Deciding<'_> {
         if self.over {
             return;
         }
-        let waiting = lock(self.shared.under_way.shard(self.id)).remove(&self.id);
+        let waiting = self.shared.under_way.0.shard(&self.id).remove(&self.id);
         for asked in waiting.into_iter().flat_map(|waiting| waiting.events) {
             drop(Question { asked: Some(asked), shared: self.shared });
         }
