@@ -1,8 +1,9 @@
 /* reach WAY FILE: tries to run FILE, or to get its content executable, in one of the ways below. Ends with the error's number,
- * 0 when it could be done (FILE is a copy of this program, which does nothing without arguments, or made by `make`), 201 when this kernel has no such
- * way, 202 when the way fails before anything is run. What a way makes beside FILE has its label, and is gone afterwards.
+ * 0 when it could be done (FILE is a copy of this program, which does nothing without arguments, or made by `make`), 201 when
+ * this kernel has no such way, 202 when the way fails before anything is run. What a way makes beside FILE has its label, and is
+ * gone afterwards.
  *
- * At level 1 live in crates/imara/tests/guard/ways.rs; with the kernel's IMA in
+ * At level 1 live in crates/imara/tests/guard/ways.rs; at level 2 and with the kernel's IMA in scenarios/level2-reach and
  * scenarios/kernel-reach. */
 #define _GNU_SOURCE
 #include <errno.h>
