@@ -195,6 +195,16 @@ pub fn opening(tid: i32) -> Opening {
     }
 }
 
+/// Whether a task waits in a system call that executes nothing. One that runs, or of which nothing is known, does not.
+pub fn waits_elsewhere_than_in_exec(tid: i32) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{tid}/syscall")) else {
+        return false;
+    };
+    // "running" where it does not wait; -1 where it waits for another reason than a call of its own.
+    let number = text.split_whitespace().next().and_then(|word| word.parse::<i64>().ok());
+    number.is_some_and(|number| number >= 0) && parse_syscall(&text) != Opening::Exec
+}
+
 /// The text is the call's number and six arguments in hexadecimal, then stack and instruction pointer.
 fn parse_syscall(text: &str) -> Opening {
     let mut words = text.split_whitespace();

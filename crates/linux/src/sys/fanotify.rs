@@ -234,13 +234,22 @@ impl PermissionGroup {
     /// Lets `mask` on this inode pass without asking, until it is written to or truncated. The mark does not keep the
     /// inode in memory (on Linux before 5.19, which cannot do that, it does).
     ///
+    /// The mark stays on the inode until that is evicted, also when nothing is ignored any more: the kernel lets an access
+    /// pass unasked while a mark of the same group is taken off its inode (`fsnotify_prepare_user_wait`, fs/notify/mark.c),
+    /// and whoever changes a file can have it executed at that very moment. So it carries `FAN_ONDIR`, which asks nothing
+    /// of a file and keeps the mark from being empty.
+    ///
     /// # Errors
     /// What fanotify_mark(2) says. EEXIST on some kernels when somebody has it open for writing.
     pub fn ignore_inode(&self, file: BorrowedFd<'_>, mask: Mask) -> io::Result<()> {
-        let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK;
-        match mark(&self.group, flags | FAN_MARK_EVICTABLE, mask.0, Target::Descriptor(file)) {
+        self.mark_inode(file, libc::FAN_MARK_ADD, libc::FAN_ONDIR)?;
+        self.mark_inode(file, libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK, mask.0)
+    }
+
+    fn mark_inode(&self, file: BorrowedFd<'_>, flags: libc::c_uint, mask: u64) -> io::Result<()> {
+        match mark(&self.group, flags | FAN_MARK_EVICTABLE, mask, Target::Descriptor(file)) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                mark(&self.group, flags, mask.0, Target::Descriptor(file))
+                mark(&self.group, flags, mask, Target::Descriptor(file))
             }
             result => result,
         }

@@ -69,6 +69,13 @@ pub fn is_held(file: BorrowedFd<'_>) -> bool {
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
 }
 
+/// How long the kernel has a writer wait for the end of a lease (`/proc/sys/fs/lease-break-time`).
+pub fn break_time() -> std::time::Duration {
+    const DEFAULT: u64 = 45;
+    let seconds = std::fs::read_to_string("/proc/sys/fs/lease-break-time").ok();
+    std::time::Duration::from_secs(seconds.and_then(|seconds| seconds.trim().parse().ok()).unwrap_or(DEFAULT))
+}
+
 #[repr(C)]
 struct Owner {
     kind: libc::c_int,

@@ -1,7 +1,7 @@
 //! What the kernel need not ask again: ignore marks, and when they go.
 
 use super::superblocks::Superblock;
-use super::{Shared, wanted};
+use super::Shared;
 use crate::opened::{OpenedFile, stamp};
 use crate::sys::fanotify::Mask;
 use crate::sys::lease;
@@ -73,10 +73,6 @@ impl Shared {
             if mask.is_none() {
                 return;
             }
-        }
-        if leased && !mask.contains(Mask::OPEN) && wanted(&policy).contains(Mask::OPEN) {
-            // Opening it to hold a lease would be asked about, and be answered by nobody if this thread is the one that reads.
-            return;
         }
         let current = self.generation.read().unwrap_or_else(PoisonError::into_inner);
         if *current != generation {
