@@ -35,6 +35,17 @@ pub struct Stamp {
 /// coarsest clock tick that Linux stamps files with (10 ms at 100 Hz).
 pub const SETTLED: Duration = Duration::from_millis(20);
 
+/// The same where the file system keeps no more than whole seconds (ext3, ext4 with inodes of 128 bytes) or every second one
+/// (vfat). That shows in the time itself; one of a finer file system that happens to be whole waits no longer either.
+const SETTLED_COARSE: Duration = Duration::from_millis(2_020);
+
+/// Whether a change after `now` is sure to show in the stamp.
+pub fn is_settled(stamp: &Stamp, now: i128) -> bool {
+    let whole = stamp.changed % 1_000_000_000 == 0;
+    let after = if whole { SETTLED_COARSE } else { SETTLED };
+    stamp.changed + after.as_nanos().cast_signed() < now
+}
+
 /// What has been done for an inode in one state.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -209,6 +220,24 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_file_has_settled_once_a_later_change_must_show_in_its_times() {
+        const SECOND: i128 = 1_000_000_000;
+        for (changed, age, settled) in [
+            (5 * SECOND + 7, 20_000_000, false),
+            (5 * SECOND + 7, 20_000_001, true),
+            // Whole seconds, of which many changes in a row have the same.
+            (5 * SECOND, 20_000_001, false),
+            (5 * SECOND, 2 * SECOND, false),
+            (5 * SECOND, 2_020_000_001, true),
+            // In the future, after the clock was set back.
+            (9 * SECOND + 1, -SECOND, false),
+        ] {
+            let stamp = Stamp { changed, ..Stamp::default() };
+            assert_eq!(is_settled(&stamp, changed + age), settled, "{changed} {age}");
+        }
+    }
+
     use super::*;
 
     fn id(inode: u64) -> InodeId {

@@ -9,7 +9,7 @@
 use crate::active_policy::ActivePolicy;
 use crate::appraise::{self, Appraisal, Cause, IntegrityStatus, Requirement};
 use crate::audit::{AuditRecord, AuditSink, TaskIdentity};
-use crate::cache::{Cache, InodeId, Record, SETTLED, Stamp};
+use crate::cache::{Cache, InodeId, Record, Stamp, is_settled};
 use crate::evm::{self, Evm, Place};
 use crate::keyring::Keyring;
 use crate::lock::{self, Sharded};
@@ -738,7 +738,8 @@ impl Checker {
             self.maintain(access.file.id());
         }
         let stable = self.keep(record, access);
-        if cause.is_none() && appraisal_passed && !stable && runs_code(decided.hook) && !access.writes {
+        let enforced = decided.decision.appraise.is_some() && self.mode() != Mode::Off;
+        if cause.is_none() && enforced && !stable && runs_code(decided.hook) && !access.writes {
             // The kernel keeps writers from a file that is executed only after it has asked us.
             cause = Some(Cause::Writers);
             detail = "it was open for writing, or changed, while it was judged".into();
@@ -789,7 +790,7 @@ impl Checker {
     fn keep(&self, mut record: Record, access: &Access<'_>) -> bool {
         let unchanged = access.file.stamp().is_ok_and(|stamp| stamp == record.stamp);
         let nobody_writes = access.file.nobody_writes();
-        record.settled = record.stamp.changed + SETTLED.as_nanos().cast_signed() < access.now;
+        record.settled = is_settled(&record.stamp, access.now);
         if unchanged && !access.writes && nobody_writes != Some(false) {
             self.cache.store(access.file.id(), record);
         } else {

@@ -67,11 +67,9 @@ fn prepare(scratch: &Scratch) {
     assert_eq!(ends, Some(42), "the other program can be told from the signed one");
 }
 
-#[test]
-fn nothing_unverified_runs_whatever_is_changed_between_check_and_use() {
-    let mut scratch = scratch!("nothing_unverified_runs_whatever_is_changed_between_check_and_use");
+/// Races each way under `policy`.
+fn races(mut scratch: Scratch, policy: &str, kinds: &[&str]) {
     prepare(&scratch);
-    let kinds = ["rename", "link", "write", "mapping", "truncate"];
     // Whoever races may write there; root could end the guard as well.
     own(&scratch.mnt);
     let places: Vec<_> = kinds.iter().map(|kind| (scratch.on(kind), scratch.on(&format!("{kind}.other")))).collect();
@@ -85,7 +83,7 @@ fn nothing_unverified_runs_whatever_is_changed_between_check_and_use() {
         std::fs::hard_link(program, format!("{}.good", program.display())).unwrap();
     }
     settle();
-    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    scratch.guard(policy, "enforce");
     for (kind, (program, other)) in kinds.iter().zip(&places) {
         assert!(runs(program), "{kind}: before");
         let counts = race(&scratch, kind, program, other);
@@ -95,6 +93,20 @@ fn nothing_unverified_runs_whatever_is_changed_between_check_and_use() {
     }
     assert!(scratch.alive());
     scratch.proven();
+}
+
+#[test]
+fn nothing_unverified_runs_whatever_is_changed_between_check_and_use() {
+    let scratch = scratch!("nothing_unverified_runs_whatever_is_changed_between_check_and_use");
+    races(scratch, SIGNED_PROGRAMS, &["rename", "link", "write", "mapping", "truncate"]);
+}
+
+/// Then files have ignore marks and leases, which go when they are written to.
+#[test]
+fn nothing_unverified_runs_where_opening_is_asked_about_as_well() {
+    let scratch = scratch!("nothing_unverified_runs_where_opening_is_asked_about_as_well");
+    let policy = format!("{SIGNED_PROGRAMS}measure func=FILE_CHECK mask=MAY_READ\n");
+    races(scratch, &policy, &["write", "truncate"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the kernel need not ask again: ignore marks, and when they go.
 
-use super::superblocks::Superblock;
 use super::Shared;
+use super::superblocks::Superblock;
 use crate::opened::{OpenedFile, stamp};
 use crate::sys::fanotify::Mask;
 use crate::sys::lease;
