@@ -346,6 +346,13 @@ fn what_was_changed_is_found_or_known_from_before() {
         assert_eq!(found["changed"]["differences"][0]["attribute"], "security.capability", "{found:#}");
         set_xattr(&path, "security.capability", None);
         assert_eq!(explain(&[])["verified"], true);
+        // Also where nothing is left that the label would protect.
+        set_xattr(&path, "security.ima", None);
+        let known = explain(&["--recorded", text(&states)]);
+        assert_eq!(known["changed"]["differences"][0]["attribute"], "security.ima", "{known:#}");
+        assert!(known["next"][0].as_str().unwrap().starts_with("setfattr -n security.ima -v 0x0101"), "{known:#}");
+        set_xattr(&path, "security.ima", Some(&[1; 21]));
+        assert_eq!(explain(&[])["verified"], true);
     }
     let shown = imara(&["evm", "explain", "-k", text(&certificate), "--runtime-dir", text(&nowhere), text(&path)]);
     assert!(stdout(&shown).contains("security.ima") && stdout(&shown).contains("good portable signature"), "{shown:?}");

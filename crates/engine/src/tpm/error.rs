@@ -102,7 +102,7 @@ pub enum TpmError {
     #[error("the PCRs changed while they were read, {0} times over: read fewer, or wait until the machine is quiet")]
     Unsettled(u32),
     /// No TPM knows the algorithm.
-    #[error("a PCR cannot be extended with a {0} digest: the TPM has no identifier for that algorithm")]
+    #[error("a TPM knows no hash {0}: there is no PCR bank of it, and nothing is hashed with it")]
     NoIdentifier(HashAlgorithm),
     /// An extend needs a digest for each of one to eight banks.
     #[error("a PCR extend takes 1 to {MAX_BANKS} digests, {0} given")]

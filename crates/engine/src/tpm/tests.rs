@@ -230,7 +230,7 @@ fn what_cannot_be_asked_is_refused_before_anything_is_sent() {
         (tpm.pcr_extend(10, &[zeros; 9]).unwrap_err(), "a PCR extend takes 1 to 8 digests, 9 given"),
         (
             tpm.pcr_extend(10, &[Digest::zeros(HashAlgorithm::Md5)]).unwrap_err(),
-            "a PCR cannot be extended with a md5 digest: the TPM has no identifier for that algorithm",
+            "a TPM knows no hash md5: there is no PCR bank of it, and nothing is hashed with it",
         ),
     ] {
         assert_eq!(error.to_string(), reason);

@@ -16,7 +16,7 @@ use crate::command::paths::printable;
 use crate::output::{Failure, warn};
 use imara_linux::files::{exchange, rename_new};
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{Error, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +55,7 @@ pub fn write_together(files: &[(&Path, &[u8], u32)], force: bool) -> Result<(), 
 
 /// Gives a new file its name; with `force` what has the name gets that of the new file. Whether there was something.
 fn place(temporary: &Path, path: &Path, force: bool) -> Result<bool, Failure> {
-    let failure = |error| Failure::failed(format!("{}: {error}", path.display()));
+    let failure = |error| failure(path, error);
     if !force {
         return rename_new(temporary, path).map(|()| false).map_err(failure);
     }
@@ -71,6 +71,16 @@ fn place(temporary: &Path, path: &Path, force: bool) -> Result<bool, Failure> {
     }
 }
 
+fn failure(path: &Path, error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::AlreadyExists => {
+            Failure::failed(format!("{} is already there, and is not written over", printable(path)))
+                .next("choose another name, or take it away")
+        }
+        _ => Failure::failed(format!("{}: {error}", printable(path))),
+    }
+}
+
 /// Writes a blob and the record of it, which goes beside it, so that no reader has the one without the other.
 ///
 /// # Errors
@@ -81,7 +91,6 @@ pub fn write_with_record(
     mode: u32,
     force: bool,
 ) -> Result<(), Failure> {
-    let failure = |path: &Path, error| Failure::failed(format!("{}: {error}", path.display()));
     if !force && beside.symlink_metadata().is_ok() {
         return Err(failure(beside, ErrorKind::AlreadyExists.into()));
     }

@@ -2,9 +2,11 @@
 
 use super::config::EvmConfig;
 use super::run::read_keys;
+use crate::command::evm::explain::undo_all;
 use crate::command::evm::rules;
 use crate::command::hmac_key;
 use crate::command::key::encrypted::Unsealing;
+use crate::command::paths::printable;
 use crate::output::Failure;
 use imara_engine::check::Checker;
 use imara_engine::evm::mode::ModeError;
@@ -186,11 +188,15 @@ pub fn changes(checker: &Checker, path: &Path) -> Result<Value, Failure> {
     let record = evm.recorded().lookup(opened.id());
     let now = evm.snapshot(&opened).map_err(Failure::failed)?;
     let differences = record.as_ref().map(|record| record.verified.differences(&now)).unwrap_or_default();
+    // Under the label that was verified what was verified fits again.
+    let same_label = record.as_ref().is_some_and(|record| record.verified.label == now.label);
+    let back = if same_label { undo_all(&differences, &printable(path)) } else { Vec::new() };
     Ok(json!({
         "schema": 1,
         "known": record.is_some(),
         "status": record.as_ref().map(|record| record.status.words()),
         "differences": differences.iter().map(difference_json).collect::<Value>(),
+        "back": back,
         "changes": record.iter().flat_map(|record| &record.changes).map(change_json).collect::<Value>(),
     }))
 }

@@ -132,6 +132,10 @@ fn a_program_runs_while_its_label_agrees_and_the_label_follows_what_is_changed_m
         .flat_map(|change| change["differences"].as_array().unwrap())
         .filter_map(|difference| difference["attribute"].as_str())
         .collect();
+    // And who did it: this test.
+    let by = &told["changed"]["changes"][0]["by"];
+    let this = std::env::current_exe().unwrap();
+    assert_eq!((&by["executable"], &by["uid"]), (&this.to_str().unwrap().into(), &0.into()), "{told:#}");
     assert!(["mode", "uid", "gid", "security.capability"].iter().all(|name| attributes.contains(name)), "{told:#}");
     scratch.proven();
 }
@@ -159,6 +163,10 @@ fn a_portable_signature_stays_as_it_is_and_its_breaking_is_told() {
     assert!(!runs(&path));
     assert_eq!(last(&scratch)["cause"], "invalid-fail-immutable");
     assert_eq!(evm_label(&path), label);
+    let explain = ["evm", "explain", "--json", "-k", certificate.to_str().unwrap(), path.to_str().unwrap()];
+    let told: Value = serde_json::from_slice(&scratch.imara(&explain).stdout).unwrap();
+    assert_eq!(told["changed"]["known_by"], "guard", "{told:#}");
+    assert_eq!(told["next"][0], format!("chmod 0755 {}", path.display()), "{told:#}");
     mode(&path, 0o755);
     assert!(runs(&path));
 }

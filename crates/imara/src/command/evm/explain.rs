@@ -51,8 +51,8 @@ pub struct Arguments {
 
 /// How it is known what was changed.
 enum Known {
-    /// The running guard tells.
-    Guard(Vec<Value>),
+    /// The running guard tells, and which commands change it back.
+    Guard { changes: Vec<Value>, back: Vec<String> },
     /// It differs from the state that was recorded.
     Recorded(Vec<Difference>),
     /// With that changed back the label fits.
@@ -85,7 +85,9 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         Some(Reason::HmacDiffers | Reason::Signature(_)) => {
             Some(arguments.changes(file.as_ref(), &snapshot, &means)?)
         }
-        Some(_) | None => None,
+        // There is nothing to search for; what was seen tells who took an attribute away.
+        Some(_) => arguments.seen(&snapshot)?,
+        None => None,
     };
     let shown = printable(path);
     let next = next_steps(&snapshot, &found, known.as_ref(), &means, &shown);
@@ -107,17 +109,8 @@ pub fn run(arguments: &Arguments) -> CommandResult {
 
 impl Arguments {
     fn changes(&self, file: Option<&OwnedFd>, now: &Snapshot, means: &Means) -> Result<Known, Failure> {
-        if let Some(changes) = self.guard_saw() {
-            return Ok(Known::Guard(changes));
-        }
-        if let Some(place) = &self.recorded
-            && let Some(was) = states::lookup(place, &self.file)?
-        {
-            // Of another label it says nothing.
-            let differences = was.differences(now);
-            if was.label == now.label && !differences.is_empty() {
-                return Ok(Known::Recorded(differences));
-            }
+        if let Some(seen) = self.seen(now)? {
+            return Ok(seen);
         }
         let until = Instant::now() + self.time;
         let searched = search(&means.verifier(), now, &candidates(file), &mut || Instant::now() < until);
@@ -131,8 +124,20 @@ impl Arguments {
         })
     }
 
+    /// What was seen: by the running guard, or in the states that were recorded.
+    fn seen(&self, now: &Snapshot) -> Result<Option<Known>, Failure> {
+        if let Some(seen) = self.guard_saw() {
+            return Ok(Some(seen));
+        }
+        let Some(place) = &self.recorded else { return Ok(None) };
+        let Some(was) = states::lookup(place, &self.file)? else { return Ok(None) };
+        // Of another label it says nothing.
+        let differences = was.differences(now);
+        Ok((was.label == now.label && !differences.is_empty()).then_some(Known::Recorded(differences)))
+    }
+
     /// What the running guard has seen change, if there is one that has.
-    fn guard_saw(&self) -> Option<Vec<Value>> {
+    fn guard_saw(&self) -> Option<Known> {
         let path = std::path::absolute(&self.file).ok()?;
         let told = match ask(&self.runtime.runtime_dir, &Request::EvmChanges { path }) {
             Ok(told) => told,
@@ -140,7 +145,9 @@ impl Arguments {
             Err(AskError::NoGuard(_) | AskError::Silent(_) | AskError::Refused(_)) => return None,
         };
         let changes = told["changes"].as_array()?.clone();
-        (!changes.is_empty()).then_some(changes)
+        let back = told["back"].as_array().into_iter().flatten();
+        let back = back.filter_map(|step| step.as_str().map(str::to_owned)).collect();
+        (!changes.is_empty()).then_some(Known::Guard { changes, back })
     }
 }
 
@@ -208,7 +215,7 @@ fn covers_json(snapshot: &Snapshot, means: &Means) -> Value {
 fn known_json(known: &Known) -> Value {
     let list = |differences: &[Difference]| differences.iter().map(difference_json).collect::<Value>();
     match known {
-        Known::Guard(changes) => json!({ "known_by": "guard", "changes": changes }),
+        Known::Guard { changes, .. } => json!({ "known_by": "guard", "changes": changes }),
         Known::Recorded(differences) => json!({ "known_by": "recorded", "differences": list(differences) }),
         Known::Fits(differences, tried) => {
             json!({ "known_by": "search", "tried": tried, "differences": list(differences) })
@@ -264,7 +271,7 @@ fn for_people(
     }
     match known {
         None => {}
-        Some(Known::Guard(changes)) => {
+        Some(Known::Guard { changes, .. }) => {
             for change in changes {
                 line("seen", &change_text(change));
             }
@@ -314,18 +321,22 @@ fn next_steps(
     };
     match known {
         Some(Known::Recorded(differences) | Known::Fits(differences, _)) => {
-            let mut steps: Vec<String> = differences.iter().filter_map(|difference| undo(difference, shown)).collect();
-            if steps.len() < differences.len() {
-                steps.clear();
-            }
+            let mut steps = undo_all(differences, shown);
             steps.push(again);
             steps
         }
-        Some(Known::Guard(_) | Known::Rules(_) | Known::Nothing { tried: 1.., .. }) => vec![again],
+        Some(Known::Guard { back, .. }) => back.iter().cloned().chain([again]).collect(),
+        Some(Known::Rules(_) | Known::Nothing { tried: 1.., .. }) => vec![again],
         Some(Known::Nothing { .. }) | None => {
             Some(means.remedy(reason, shown)).filter(|step| !step.is_empty()).into_iter().collect()
         }
     }
+}
+
+/// The commands that change it all back; none where one cannot be.
+pub fn undo_all(differences: &[Difference], shown: &str) -> Vec<String> {
+    let steps: Option<Vec<String>> = differences.iter().map(|difference| undo(difference, shown)).collect();
+    steps.unwrap_or_default()
 }
 
 /// The command that changes it back; none where nothing can.

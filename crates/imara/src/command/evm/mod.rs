@@ -3,7 +3,7 @@
 use super::CommandResult;
 
 mod enable;
-mod explain;
+pub mod explain;
 mod hmac;
 pub mod metadata;
 mod provider;
