@@ -122,6 +122,23 @@ impl Pkcs11Uri {
     }
 }
 
+/// A word of a command line without the PIN that a URI in it has: for what keeps or shows command lines.
+pub fn without_pin(word: &str) -> String {
+    let Some((before, uri)) = word.split_once("pkcs11:") else { return word.to_owned() };
+    let hidden = |pieces: &str, between: char| {
+        let pieces = pieces.split(between).map(|piece| match piece.starts_with("pin-value=") {
+            true => "pin-value=...",
+            false => piece,
+        });
+        pieces.collect::<Vec<_>>().join(&between.to_string())
+    };
+    let (path, query) = match uri.split_once('?') {
+        Some((path, query)) => (path, format!("?{}", hidden(query, '&'))),
+        None => (uri, String::new()),
+    };
+    format!("{before}pkcs11:{}{query}", hidden(path, ';'))
+}
+
 fn decode(value: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.bytes();
@@ -178,6 +195,21 @@ mod tests {
             ("pkcs11:slot-id=-1", E::Slot("-1".into())),
         ] {
             assert_eq!(Pkcs11Uri::parse(uri), Err(error), "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_pin_is_taken_out_of_a_word_and_nothing_else() {
+        for (word, shown) in [
+            ("sign", "sign"),
+            ("pin-value=1", "pin-value=1"),
+            ("pkcs11:token=T;object=O", "pkcs11:token=T;object=O"),
+            ("pkcs11:token=T;pin-value=1&2;object=O", "pkcs11:token=T;pin-value=...;object=O"),
+            ("--key=pkcs11:?pin-value=12;3?4&module-path=/a", "--key=pkcs11:?pin-value=...&module-path=/a"),
+            ("-kpkcs11:pin-value=12", "-kpkcs11:pin-value=..."),
+            ("pkcs11:pin-source=/a?x=y", "pkcs11:pin-source=/a?x=y"),
+        ] {
+            assert_eq!(without_pin(word), shown);
         }
     }
 

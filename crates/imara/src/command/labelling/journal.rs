@@ -7,8 +7,9 @@
 use crate::command::paths::printable;
 use crate::output::{Failure, utc};
 use imara_format::journal::{self, Begun, Block, JournalError, MAGIC};
+use imara_format::pkcs11_uri::without_pin;
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -128,7 +129,7 @@ impl Journal {
             boot_id,
             folder: working.as_os_str().as_bytes().to_vec(),
             purpose,
-            command: command_line(),
+            command: command_line(std::env::args_os()),
         };
         let start = [&MAGIC[..], &begun.encode()].concat();
         let process = std::process::id();
@@ -294,15 +295,14 @@ pub fn is_in_use(journal: &Path) -> bool {
     File::open(journal).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// The command line, quoted for a shell where need be.
-fn command_line() -> String {
-    let quoted = |word: std::ffi::OsString| {
-        let word = word.to_string_lossy().into_owned();
+/// The command line, quoted for a shell where need be. A PIN in it is not kept.
+fn command_line(words: impl Iterator<Item = OsString>) -> String {
+    let quoted = |word: OsString| {
+        let word = without_pin(&word.to_string_lossy());
         let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=:,@%+".contains(letter);
         if !word.is_empty() && word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
     };
-    let rest = std::env::args_os().skip(1).map(quoted);
-    std::iter::once("imara".to_owned()).chain(rest).collect::<Vec<_>>().join(" ")
+    std::iter::once("imara".to_owned()).chain(words.skip(1).map(quoted)).collect::<Vec<_>>().join(" ")
 }
 
 /// How far a run came.
@@ -498,6 +498,17 @@ mod tests {
 
     fn folder(path: &Path) -> Folder {
         Folder { journal_dir: Some(path.join("runs")) }
+    }
+
+    #[test]
+    fn the_command_is_kept_as_a_shell_takes_it_and_without_a_pin() {
+        for (words, kept) in [
+            (&["/usr/bin/imara", "sign", "-r", "/a b"][..], "imara sign -r '/a b'"),
+            (&["imara", "hash", "it's", ""], "imara hash 'it'\\''s' ''"),
+            (&["imara", "sign", "-k", "pkcs11:token=T;pin-value=1234"], "imara sign -k 'pkcs11:token=T;pin-value=...'"),
+        ] {
+            assert_eq!(command_line(words.iter().map(OsString::from)), kept);
+        }
     }
 
     fn changed(path: &str, old: u8, new: u8) -> journal::File {
