@@ -107,6 +107,8 @@ impl Paths {
             wanted: (!self.globs.is_empty()).then_some(&wanted),
         };
         let mut walk = Walk::new(self.roots()?, choice);
+        // A few files that are named need no more threads than there are of them.
+        let threads = if self.are_many() { tree::threads() } else { tree::threads().min(self.paths.len()) };
         let (over, mut counting) = (AtomicBool::new(false), false);
         tree::allow_many_descriptors();
         std::thread::scope(|scope| {
@@ -118,7 +120,7 @@ impl Paths {
                 progress.suspend(|| deliver(result));
             };
             in_order(
-                tree::threads(),
+                threads,
                 || walk.next_batch(),
                 begin,
                 work,

@@ -19,7 +19,7 @@ pub use in_order::in_order;
 pub use walk::{Choice, Root, Skipped, Walk, Wanted};
 
 use crate::files::{OpenError, open_regular_at, regular};
-use rustix::fs::{CWD, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fmt;
@@ -87,6 +87,13 @@ impl Batch {
         let name = start..self.names.len();
         self.bytes = self.bytes.saturating_add(size);
         self.entries.push(Entry { folder: folder.cloned(), name, size, inode, elf_alone, failed: None });
+    }
+
+    /// A file that is named; what is wrong with it shows when it is opened.
+    fn push_named(&mut self, path: &Path) {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let size = rustix::fs::statat(CWD, path, flags).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+        self.push(None, path.as_os_str().as_bytes(), size, 0, false);
     }
 
     fn push_failed(&mut self, error: OpenError) {

@@ -146,7 +146,7 @@ impl<'c, I: Iterator<Item = Root>> Walk<'c, I> {
     fn begin(&mut self, root: Root, batch: &mut Batch) {
         let path = match root {
             Root::Failed(path, error) => return batch.push_failed(OpenError::System { path, error }),
-            Root::File(path) => return batch.push(None, path.as_os_str().as_bytes(), 0, 0, false),
+            Root::File(path) => return batch.push_named(&path),
             Root::Tree(path) => path,
         };
         match open_folder(CWD, path.as_os_str()) {
@@ -155,7 +155,7 @@ impl<'c, I: Iterator<Item = Root>> Walk<'c, I> {
                 self.root_device = device;
                 self.levels.push(Level::new(Folder { descriptor, path }, device, inode));
             }
-            Err(Errno::NOTDIR | Errno::LOOP) => batch.push(None, path.as_os_str().as_bytes(), 0, 0, false),
+            Err(Errno::NOTDIR | Errno::LOOP) => batch.push_named(&path),
             Err(error) => batch.push_failed(OpenError::System { path, error: error.into() }),
         }
     }
@@ -506,6 +506,23 @@ mod tests {
         }
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains("was moved while it was walked"), "{told:?}");
+    }
+
+    #[test]
+    fn a_large_file_that_is_named_holds_up_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let roots = ["a", "large", "b", "none", "again", "c"].map(|name| {
+            let path = directory.path().join(name);
+            let size = if matches!(name, "large" | "again") { 5 << 20 } else { 5 };
+            if name != "none" {
+                fs::File::create(&path).unwrap().set_len(size).unwrap();
+            }
+            // Also where it is taken for a tree.
+            if name == "again" { Root::Tree(path) } else { Root::File(path) }
+        });
+        let mut walk = Walk::new(roots.into_iter(), Choice::default());
+        let batches = std::iter::from_fn(|| walk.next_batch()).map(|batch| batch.len()).collect::<Vec<_>>();
+        assert_eq!(batches, [2, 3, 1]);
     }
 
     #[test]
