@@ -2,8 +2,9 @@
 //! times the peer's are ours, and whether that is what is asked for.
 //!
 //! Needs evmctl; what needs root or AIDE is left out without them. `IMARA_BENCH_FILES` changes the number of files: 20,000, of
-//! 20 KB in the middle. The times are the best of three, in turns; of what takes a peer long a part of the tree is enough, and the times
-//! are for each file. As root all runs at a high priority, so that what else the machine does counts for little.
+//! 20 KB in the middle; `IMARA_BENCH_PROGRAM` measures another build. The times are the best of three, in turns; of what takes a peer long
+//! a part of the tree is enough, and the times are for each file. As root all runs at a high priority, so that what else the machine does
+//! counts for little.
 //!
 //! What is asked for is wall time on two cores. The ratio of the CPU times is what a busy machine changes least; evmctl and AIDE use one
 //! core, so on idle ones the ratio of the wall times is as many times that as there are cores, at most.
@@ -15,8 +16,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
-
-const IMARA: &str = env!("CARGO_BIN_EXE_imara");
 
 fn main() {
     // `cargo test` runs benchmarks too, to see that they build.
@@ -258,7 +257,8 @@ impl Bench {
 }
 
 fn imara() -> Command {
-    Command::new(IMARA)
+    let other = std::env::var_os("IMARA_BENCH_PROGRAM");
+    Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_imara").into()))
 }
 
 fn done(command: &mut Command) {
