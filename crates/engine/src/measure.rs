@@ -2,10 +2,14 @@
 //!
 //! An entry is appended first and extended second, as in the kernel: a TPM error leaves the entry in place (and shows
 //! when the list is verified), it does not undo it. An entry whose template digest is already listed for the same PCR
-//! is dropped, violations excepted.
+//! is dropped, violations excepted. What a TPM has missed it is given as soon as it answers again (`missed.rs`).
 //!
 //! Source: `ima_add_template_entry`, security/integrity/ima/ima_queue.c.
 
+mod missed;
+
+pub use self::missed::Departure;
+use self::missed::{Behind, Extend, Found};
 use crate::crypto::{self, UnsupportedHash};
 use crate::lock::{self, Lock};
 use crate::replay::template_digests;
@@ -17,7 +21,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where the list is kept so that it outlives the program: appended to, never rewritten.
@@ -75,9 +79,10 @@ pub enum MeasureError {
 
 /// An answer of the TPM that takes longer than this, and is none, makes it be left alone for [`REST`].
 const SILENT: Duration = Duration::from_secs(1);
-/// How long a TPM that has not answered is left alone: each entry would wait for it anew, and what a PCR lacks once cannot
-/// be put into it later.
-const REST: Duration = Duration::from_secs(60);
+/// How long a TPM that has not answered is left alone.
+const REST: Duration = Duration::from_secs(10);
+/// How long a TPM that is given what it missed is waited for by whoever needs it.
+const BUSY: Duration = Duration::from_secs(15);
 
 /// How far the list has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +91,7 @@ pub struct Counts {
     pub entries: u64,
     /// Violations among them.
     pub violations: u64,
-    /// Entries that the TPM did not take.
+    /// Entries at the list's end that the TPM does not have.
     pub unextended: u64,
     /// Entries that it was given.
     pub extends: u64,
@@ -100,6 +105,7 @@ struct Counters {
     entries: AtomicU64,
     violations: AtomicU64,
     unextended: AtomicU64,
+    departure: Mutex<Option<Departure>>,
     extends: AtomicU64,
     /// In nanoseconds.
     extending: AtomicU64,
@@ -108,6 +114,8 @@ struct Counters {
 /// The measurement list of this boot.
 pub struct MeasurementLog {
     state: Lock<State>,
+    /// Told when the TPM is back from being given what it missed.
+    back: Condvar,
     known: Known,
     /// What an entry is hashed with: SHA-1, which is listed; the default hash, which tells known entries; the TPM's banks.
     algorithms: Vec<HashAlgorithm>,
@@ -122,6 +130,10 @@ struct State {
     tpm: Option<Tpm>,
     counters: Arc<Counters>,
     record: Vec<u8>,
+    /// What the PCRs hold, and what they lack.
+    behind: Behind,
+    /// The TPM is being given what it missed: nobody waits for that, and what comes now is missed as well.
+    away: bool,
     /// Until when the TPM is left alone.
     resting: Option<Instant>,
 }
@@ -148,9 +160,11 @@ impl MeasurementLog {
             }
         }
         let (record, counters) = (Vec::new(), Arc::<Counters>::default());
-        let state = State { store, tpm, counters: Arc::clone(&counters), record, resting: None };
+        let (behind, shared) = (Behind::default(), Arc::clone(&counters));
+        let state = State { store, tpm, counters: shared, record, behind, away: false, resting: None };
         Ok(Self {
             state: Lock::new(state, &lock::LIST),
+            back: Condvar::new(),
             known: Known::default(),
             algorithms,
             counters,
@@ -302,14 +316,78 @@ impl MeasurementLog {
         &self.banks
     }
 
+    /// The state, once the TPM is not away any more. One that does not come back is given up.
+    fn state_at_rest(&self) -> MutexGuard<'_, State> {
+        let waited = self.back.wait_timeout_while(self.state(), BUSY, |state| state.away);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// Lets the TPM go: what is added from now on is listed alone.
     pub fn close_tpm(&self) {
-        self.state().tpm = None;
+        let mut state = self.state_at_rest();
+        (state.tpm, state.away) = (None, false);
     }
 
     /// Calls the TPM between two entries; `None` without one.
     pub fn with_tpm<T>(&self, call: impl FnOnce(&mut Tpm) -> T) -> Option<T> {
-        self.state().tpm.as_mut().map(call)
+        self.state_at_rest().tpm.as_mut().map(call)
+    }
+
+    /// The number, from 1, of the first entry that the TPM does not have; all that follow it are missing as well.
+    pub fn first_missing(&self) -> Option<u64> {
+        let state = self.state();
+        let (entries, missing) = (state.counters.entries.load(Ordering::Relaxed), state.behind.entries());
+        (missing > 0).then(|| (entries + 1).saturating_sub(missing))
+    }
+
+    /// Why the TPM cannot be given any more what it lacks.
+    ///
+    /// Never waits for it.
+    pub fn departure(&self) -> Option<Departure> {
+        *self.counters.departure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the TPM what it has missed, if it answers again. Whoever adds an entry meanwhile does not wait. Returns how many entries it was
+    /// given, or had been given without having said so.
+    pub fn catch_up(&self) -> u64 {
+        let mut state = self.state();
+        let rests = state.resting.is_some_and(|until| Instant::now() < until);
+        if rests || state.behind.first().is_none() {
+            return 0;
+        }
+        let Some(mut tpm) = state.tpm.take() else {
+            return 0;
+        };
+        state.away = true;
+        let (mut made_up, mut gets_on) = (0, true);
+        // PCRs that hold what they should, as far as nothing has failed since.
+        let mut sure = Vec::new();
+        while let Some(first) = state.behind.first().filter(|_| gets_on).cloned() {
+            let held = state.behind.held(first.pcr).cloned();
+            drop(state);
+            let begun = Instant::now();
+            let result = missed::make_up(&mut tpm, &first, held, &mut sure);
+            let took = begun.elapsed();
+            state = self.state();
+            match result {
+                Ok((held, Found::Done)) => {
+                    state.behind.made_up(held);
+                    made_up += 1;
+                }
+                Ok((_, Found::Departed(why))) => state.behind.depart(why),
+                Ok((_, Found::Missing)) | Err(_) => {
+                    gets_on = false;
+                    state.resting = (took > SILENT).then(|| Instant::now() + REST);
+                }
+            }
+            state.count_missing();
+        }
+        if state.away {
+            state.tpm = Some(tpm);
+        }
+        state.away = false;
+        self.back.notify_all();
+        made_up
     }
 }
 
@@ -369,32 +447,47 @@ impl State {
     }
 
     fn extend(&mut self, pcr: u32, digests: &[Digest]) -> Result<(), MeasureError> {
-        let Some(tpm) = &mut self.tpm else {
+        if self.tpm.is_none() && !self.away {
             return Ok(());
-        };
-        let missing = |error| {
-            self.counters.unextended.fetch_add(1, Ordering::Relaxed);
-            Err(MeasureError::Tpm { entry: self.counters.entries.load(Ordering::Relaxed), error })
-        };
-        if self.resting.is_some_and(|until| Instant::now() < until) {
-            let source =
-                io::Error::new(io::ErrorKind::TimedOut, "it has not answered lately, and is left alone for a minute");
-            return missing(TpmError::Transport { command: "TPM2_PCR_Extend", source });
         }
-        let banks: Vec<Digest> = tpm
-            .banks()
-            .iter()
-            .filter_map(|bank| digests.iter().find(|digest| Some(digest.algorithm()) == bank.algorithm).copied())
-            .collect();
-        // Banks that the kernel does not map get the SHA-1 digest and zeros, as from the kernel.
-        let sha1 = digests.first().map_or(&[][..], Digest::as_bytes);
-        let begun = Instant::now();
-        let result = tpm.pcr_extend_every_bank(pcr, &banks, sha1);
-        let took = begun.elapsed();
-        self.counters.extends.fetch_add(1, Ordering::Relaxed);
-        self.counters.extending.fetch_add(took.as_nanos().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.resting = (result.is_err() && took > SILENT).then(|| Instant::now() + REST);
-        result.or_else(missing)
+        let extend = Extend { pcr, digests: digests.to_vec() };
+        let behind = &mut self.behind;
+        let result = match &mut self.tpm {
+            Some(tpm) if behind.entries() == 0 => {
+                let begun = Instant::now();
+                let result = match behind.held(pcr) {
+                    Some(_) => Ok(()),
+                    None => missed::read(tpm, pcr).map(|held| behind.hold(pcr, held)),
+                };
+                let result = result.and_then(|()| missed::give(tpm, &extend));
+                let took = begun.elapsed();
+                self.counters.extends.fetch_add(1, Ordering::Relaxed);
+                self.counters.extending.fetch_add(took.as_nanos().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+                self.resting = (result.is_err() && took > SILENT).then(|| Instant::now() + REST);
+                result
+            }
+            // In the list's order, or not at all.
+            _ => {
+                let what = behind.departure().map_or_else(
+                    || format!("it lacks {} entries before this one", behind.entries()),
+                    |departure| departure.to_string(),
+                );
+                Err(TpmError::Transport { command: "TPM2_PCR_Extend", source: io::Error::other(what) })
+            }
+        };
+        match result {
+            Ok(()) => behind.extended(&extend),
+            Err(_) => behind.miss(extend),
+        }
+        self.count_missing();
+        result.map_err(|error| MeasureError::Tpm { entry: self.counters.entries.load(Ordering::Relaxed), error })
+    }
+
+    fn count_missing(&self) {
+        self.counters.unextended.store(self.behind.entries(), Ordering::Relaxed);
+        if let Some(why) = self.behind.departure() {
+            *self.counters.departure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        }
     }
 }
 

@@ -186,6 +186,9 @@ fn for_people(status: &Value) -> String {
         ),
     );
     line("chain", text(&list["chain"]));
+    if list["departure"].is_string() {
+        line("", format!("broken since: {}", text(&list["departure"])));
+    }
     let tpm = &status["tpm"];
     let trust = if tpm["root_of_trust"] == true { "a root of trust" } else { "no root of trust" };
     let banks: Vec<String> = tpm["banks"].as_array().into_iter().flatten().map(text).collect();

@@ -225,6 +225,7 @@ impl Answers {
                 "entries": counts.entries,
                 "violations": counts.violations,
                 "not_in_tpm": counts.unextended,
+                "departure": checker.log().departure().map(|why| why.to_string()),
                 "chain": self.about["chain"],
             },
             "tpm": tpm,

@@ -2,9 +2,11 @@
 //! of the same boot left.
 //!
 //! An entry is written before the TPM is extended. A guard that was killed in between left one entry too many, which is
-//! extended then; one that was killed while it wrote left a piece of an entry, which is cut off and kept beside.
+//! extended then; one whose TPM did not answer left more, and has noted from which one on. One that was killed while it wrote
+//! left a piece of an entry, which is cut off and kept beside.
 
-use super::runtime::{LIST, Runtime};
+use super::events::Events;
+use super::runtime::{Heartbeat, LIST, Runtime};
 use crate::output::Failure;
 use imara_engine::measure::{MeasurementLog, Store};
 use imara_engine::replay::Replay;
@@ -15,6 +17,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// The mirror, open for appending.
 #[derive(Debug)]
@@ -52,8 +58,8 @@ impl Store for Mirror {
 pub enum Chain {
     /// All of it.
     Whole,
-    /// All but the last entry, which the TPM never got: it gets it now.
-    LastMissing,
+    /// All but the last entries, so many, which the TPM never got: it gets them now.
+    Missing(u64),
     /// There is no TPM to compare with.
     Unproven,
     /// It does not agree.
@@ -74,6 +80,11 @@ pub struct Restored {
 }
 
 impl Restored {
+    /// How many entries at the end the TPM may lack: the last one, or what the guard before has noted (`missed_from`).
+    pub fn may_lack(&self, missed_from: Option<u64>) -> u64 {
+        missed_from.map_or(1, |first| (self.entries + 1).saturating_sub(first).max(1)).min(self.entries)
+    }
+
     /// Whether there is no entry.
     pub const fn is_empty(&self) -> bool {
         self.entries == 0
@@ -151,8 +162,8 @@ fn free_name(runtime: &Runtime, why: &str) -> Option<PathBuf> {
     (1..=9999).map(|number| runtime.path(&format!("{LIST}.{why}.{number}"))).find(|path| !path.exists())
 }
 
-/// Compares a list with the TPM: all PCRs that it touches, in every bank.
-pub fn compare(restored: &Restored, tpm: Option<&mut Tpm>) -> Chain {
+/// Compares a list with the TPM: all PCRs that it touches, in every bank. Up to `may_lack` entries at its end may be missing in it.
+pub fn compare(restored: &Restored, tpm: Option<&mut Tpm>, may_lack: u64) -> Chain {
     let Some(tpm) = tpm else {
         return Chain::Unproven;
     };
@@ -161,55 +172,139 @@ pub fn compare(restored: &Restored, tpm: Option<&mut Tpm>) -> Chain {
         Ok(claims) => claims,
         Err(error) => return Chain::Broken(format!("the TPM's PCRs cannot be read: {error}")),
     };
-    // Each processor has some of the banks. Whether the list comes to what they hold, and whether it does without its last entry.
-    let comes_to = |banks: Vec<HashAlgorithm>| -> Result<[bool; 2], String> {
+    // Each processor has some of the banks. With how many of its entries the list comes to what they hold.
+    let comes_to = |banks: Vec<HashAlgorithm>| -> Result<Vec<u64>, String> {
         let mut replay = Replay::new(&banks).map_err(|error| error.to_string())?.per_bank_only();
         let agrees = |replay: &Replay| {
             let mut claims = claims.iter().filter(|(bank, _, _)| banks.contains(bank));
             claims.all(|(bank, pcr, value)| replay.value(*pcr, *bank) == Some(*value))
         };
-        let mut without_last = false;
+        let mut found = Vec::new();
         let mut result = Ok(());
         restored.each(|number, record| {
-            without_last = number == restored.entries && agrees(&replay);
+            if number + may_lack > restored.entries && agrees(&replay) {
+                found.push(number - 1);
+            }
             result = replay.extend_record(record).map_err(|error| error.to_string());
             result.is_ok()
         });
-        result.map(|()| [agrees(&replay), without_last])
+        if agrees(&replay) {
+            found.push(restored.entries);
+        }
+        result.map(|()| found)
     };
-    let results: Vec<Result<[bool; 2], String>> = std::thread::scope(|scope| {
+    let results: Vec<Result<Vec<u64>, String>> = std::thread::scope(|scope| {
         let processors = std::thread::available_parallelism().map_or(1, usize::from).min(banks.len()).max(1);
         let shares = (0..processors).map(|first| banks.iter().copied().skip(first).step_by(processors).collect());
         let threads: Vec<_> = shares.map(|share| scope.spawn(|| comes_to(share))).collect();
         let panicked = |_| Err("a thread that compares the list panicked".to_owned());
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
     });
-    if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
-        return Chain::Broken(error.clone());
+    let mut found: Vec<Vec<u64>> = Vec::new();
+    for result in results {
+        match result {
+            Ok(entries) => found.push(entries),
+            Err(error) => return Chain::Broken(error),
+        }
     }
-    let all = |which: usize| results.iter().all(|result| result.as_ref().is_ok_and(|agrees| agrees[which]));
-    match (all(0), all(1)) {
-        (true, _) => Chain::Whole,
-        (false, true) => Chain::LastMissing,
-        (false, false) => Chain::Broken("the PCRs are not what the list comes to".into()),
+    let in_all = |entries: &&u64| found.iter().all(|others| others.contains(entries));
+    match found.first().and_then(|first| first.iter().rev().find(in_all)) {
+        Some(entries) if *entries == restored.entries => Chain::Whole,
+        Some(entries) => Chain::Missing(restored.entries - entries),
+        None if claims.iter().all(|(_, _, value)| value.is_zero()) => {
+            Chain::Broken("the PCRs are at zero: the TPM was reset".into())
+        }
+        None => Chain::Broken("the PCRs are not what the list comes to".into()),
     }
 }
 
-/// Takes an earlier list over into `log`, which gives the TPM its last entry where that is missing.
+/// Takes an earlier list over into `log`, which gives the TPM its last entries where those are missing.
 ///
 /// # Errors
-/// [`Failure`] when the last entry cannot be given to the TPM.
+/// [`Failure`] when they cannot be given to the TPM.
 pub fn take_over(log: &MeasurementLog, restored: &Restored, chain: &Chain) -> Result<(), Failure> {
-    let mut last = None;
+    let lacks = if let Chain::Missing(lacks) = chain { *lacks } else { 0 };
+    let mut missing = Vec::new();
     restored.each(|number, record| {
         log.restore(record);
-        if number == restored.entries {
-            last = Some(record.to_entry());
+        if number + lacks > restored.entries {
+            missing.push(record.to_entry());
         }
         true
     });
-    if let (Chain::LastMissing, Some(last)) = (chain, last) {
-        log.extend_listed(&last).map_err(Failure::failed)?;
+    missing.iter().try_for_each(|entry| log.extend_listed(entry)).map_err(Failure::failed)
+}
+
+/// How often it is looked whether the TPM has missed something.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The thread that gives the TPM what it has missed as soon as it answers again, notes from which entry on it has, for the guard that comes
+/// next, and tells both.
+#[derive(Debug)]
+pub struct KeepingUp {
+    thread: JoinHandle<()>,
+    ending: Arc<AtomicBool>,
+}
+
+impl KeepingUp {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// What starting a thread says.
+    pub fn start(log: &Arc<MeasurementLog>, noted: Heartbeat, events: &Arc<Events>) -> io::Result<Self> {
+        let ending = Arc::<AtomicBool>::default();
+        let (log, events, ends) = (Arc::clone(log), Arc::clone(events), Arc::clone(&ending));
+        let keep_up = move || {
+            let mut told = Told::default();
+            while !ends.load(Ordering::Relaxed) {
+                told.look(&log, &noted, &events);
+                std::thread::park_timeout(LOOK);
+            }
+        };
+        let thread = std::thread::Builder::new().name("tpm".into()).spawn(keep_up)?;
+        Ok(Self { thread, ending })
     }
-    Ok(())
+
+    /// Ends it. A TPM that it is just asking is waited for.
+    pub fn stop(self) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        // A thread that panicked has told so.
+        let _ = self.thread.join();
+    }
+}
+
+/// What was told of the TPM.
+#[derive(Debug, Default)]
+struct Told {
+    first: Option<u64>,
+    given: u64,
+    departed: bool,
+}
+
+impl Told {
+    fn look(&mut self, log: &MeasurementLog, noted: &Heartbeat, events: &Events) {
+        self.given += log.catch_up();
+        let first = log.first_missing();
+        // What cannot be written down now is tried again.
+        if first != self.first && noted.note_missed(first).is_ok() {
+            match (self.first, first) {
+                (None, Some(first)) => events.say(format!(
+                    "the TPM does not take what is listed, from entry {first} on; it is given that when it answers again"
+                )),
+                (Some(_), None) => {
+                    events.say(format!("the TPM answers again, and was given {} entries that it had missed", self.given));
+                }
+                _ => {}
+            }
+            self.first = first;
+            self.given = 0;
+        }
+        if let Some(why) = log.departure().filter(|_| !self.departed) {
+            events.say(format!(
+                "{why}: the list cannot be proven beyond what the TPM has; end the guard and start it again"
+            ));
+            self.departed = true;
+        }
+    }
 }

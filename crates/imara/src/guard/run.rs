@@ -6,7 +6,7 @@ use super::config::{Config, MissingPolicy, TpmChoice};
 use super::control::{self, Request};
 use super::events::Events;
 use super::level2::Programs;
-use super::list::{self, Chain, Mirror};
+use super::list::{self, Chain, KeepingUp, Mirror};
 use super::live_policy::{LivePolicy, Load};
 use super::policy_source::{self, Demands, PolicySource};
 use super::runtime::{self, HEARTBEAT, Left, Runtime};
@@ -125,7 +125,7 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
     }
     if left.is_none() {
         // Nothing is guarded yet: should it not come to that, no guard was killed.
-        runtime.write_state(true).map_err(Failure::failed)?;
+        runtime.write_state(true, None).map_err(Failure::failed)?;
     }
     let log = Arc::new(start_list(config, &runtime, left, same_boot, &in_use, tpm, &template, &mut beginning)?);
     let (audit, audit_thread) = AuditLog::open(&runtime.path(runtime::AUDIT_LOG), events).map_err(Failure::failed)?;
@@ -156,7 +156,7 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
     let guard = Guard::start(Arc::clone(&checker), group, &settings).map_err(cannot_guard)?;
     programs.keep(&directory)?;
     // Only now, for the same reason.
-    runtime.write_state(false).map_err(Failure::failed)?;
+    runtime.write_state(false, log.first_missing()).map_err(Failure::failed)?;
     let guard = Arc::new(Mutex::new(Some(Arc::new(guard))));
     // In force now. The guard of a signed policy that demands to be signed has begun; what it says of itself is told.
     if let Err(failure) = source.ask(&checker) {
@@ -194,6 +194,12 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
             }
         })
         .map_err(Failure::failed)?;
+    let keeping_up = match in_use {
+        TpmInUse::None(_) => None,
+        TpmInUse::Device(_) | TpmInUse::Software(_) => Some(
+            KeepingUp::start(&log, runtime.heartbeat().map_err(Failure::failed)?, events).map_err(Failure::failed)?,
+        ),
+    };
     {
         let (beside, guard) = (Arc::clone(&beside), Arc::clone(&guard));
         std::thread::Builder::new().name("beat".into()).spawn(move || beside.beat(&guard)).map_err(Failure::failed)?;
@@ -208,6 +214,9 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
     drop(answers);
     tell(&format!("ending on signal {signal}"));
     service_manager::tell("STOPPING=1");
+    if let Some(keeping_up) = keeping_up {
+        keeping_up.stop();
+    }
     let outcome = stop(guard, &tracing, checker, log, in_use, runtime, audit_thread, &mut tell);
     beside.stop();
     outcome
@@ -273,6 +282,9 @@ fn stop(
     }
     // Where there is none nothing is to be stopped.
     let _ = tracing.stop("the guard ended");
+    // Should it answer again just now. What it lacks then, the next guard gives it.
+    log.catch_up();
+    let missed_from = log.first_missing();
     log.close_tpm();
     drop(checker);
     // The log's thread ends with the last checker; a command that is being answered may hold one for a moment.
@@ -289,7 +301,7 @@ fn stop(
     }
     // The socket is of no use to anybody now.
     let _ = std::fs::remove_file(runtime.path(runtime::SOCKET));
-    runtime.write_state(true).map_err(Failure::failed)?;
+    runtime.write_state(true, missed_from).map_err(Failure::failed)?;
     Ok(outcome)
 }
 
@@ -387,8 +399,9 @@ fn start_list(
     if let Some(cut) = &restored.cut {
         beginning.notes.push(format!("the list ended within an entry; that piece is kept as {}", cut.display()));
     }
+    let missed_from = left.as_ref().and_then(|left| left.state.missed_from);
     let chain = match (restored.is_empty(), &mut tpm) {
-        (false, tpm) => Some(list::compare(&restored, tpm.as_mut())),
+        (false, tpm) => Some(list::compare(&restored, tpm.as_mut(), restored.may_lack(missed_from))),
         (true, Some(tpm)) => used_before(tpm, config.pcr).map(Chain::Broken),
         (true, None) => None,
     };
@@ -477,7 +490,8 @@ fn about(config: &Config, directory: &Path, in_use: &TpmInUse, beginning: &Begin
     let chain = match &beginning.chain {
         None => json!("fresh"),
         Some(Chain::Whole) => json!("whole"),
-        Some(Chain::LastMissing) => json!("whole, after the TPM was given the last entry"),
+        Some(Chain::Missing(1)) => json!("whole, after the TPM was given the last entry"),
+        Some(Chain::Missing(lacked)) => json!(format!("whole, after the TPM was given the last {lacked} entries")),
         Some(Chain::Unproven) => json!("not proven: there is no TPM"),
         Some(Chain::Broken(why)) => json!(format!("broken: {why}")),
     };

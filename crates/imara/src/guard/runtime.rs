@@ -35,6 +35,9 @@ pub struct State {
     pub pid: u32,
     /// Whether it ended in order.
     pub ended: bool,
+    /// The number, from 1, of the first entry of the list that the TPM had missed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed_from: Option<u64>,
 }
 
 /// What an earlier guard left.
@@ -147,7 +150,7 @@ impl Runtime {
         let last_alive = state.metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
         // A state that cannot be read beside a list that is there: somebody was killed, and in this boot until the TPM
         // says otherwise.
-        let unknown = || State { boot_id: boot_id(), pid: 0, ended: false };
+        let unknown = || State { boot_id: boot_id(), pid: 0, ended: false, missed_from: None };
         let left = match serde_json::from_str(&text) {
             Ok(state) => Some(Left { state, last_alive, stuck }),
             Err(_) => directory.join(LIST).exists().then(|| Left { state: unknown(), last_alive, stuck }),
@@ -160,15 +163,12 @@ impl Runtime {
         self.directory.join(name)
     }
 
-    /// Writes down how this guard is doing.
+    /// Writes down how this guard is doing, and what its TPM has missed.
     ///
     /// # Errors
     /// What the write says.
-    pub fn write_state(&self, ended: bool) -> std::io::Result<()> {
-        let state = State { boot_id: boot_id(), pid: std::process::id(), ended };
-        let text = serde_json::to_string(&state).unwrap_or_default();
-        // Always as long, in one write: whenever it is cut off, a whole state is there.
-        self.state.write_all_at(format!("{text:<STATE_SIZE$}").as_bytes(), 0)
+    pub fn write_state(&self, ended: bool, missed_from: Option<u64>) -> std::io::Result<()> {
+        write_state(&self.state, ended, missed_from)
     }
 
     /// A handle that keeps the time at which this guard last ran.
@@ -178,6 +178,13 @@ impl Runtime {
     pub fn heartbeat(&self) -> std::io::Result<Heartbeat> {
         Ok(Heartbeat(self.state.try_clone()?))
     }
+}
+
+fn write_state(file: &File, ended: bool, missed_from: Option<u64>) -> std::io::Result<()> {
+    let state = State { boot_id: boot_id(), pid: std::process::id(), ended, missed_from };
+    let text = serde_json::to_string(&state).unwrap_or_default();
+    // Always as long, in one write: whenever it is cut off, a whole state is there.
+    file.write_all_at(format!("{text:<STATE_SIZE$}").as_bytes(), 0)
 }
 
 /// Keeps the time at which the guard last ran.
@@ -192,5 +199,13 @@ impl Heartbeat {
     pub fn beat(&self) {
         // A gap that is told too long is the worst that comes of it.
         let _ = self.0.set_modified(SystemTime::now());
+    }
+
+    /// From this entry on the TPM has missed what is listed.
+    ///
+    /// # Errors
+    /// What the write says.
+    pub fn note_missed(&self, from: Option<u64>) -> std::io::Result<()> {
+        write_state(&self.0, false, from)
     }
 }

@@ -165,6 +165,24 @@ fn a_tpm_that_is_lost_while_the_guard_runs_shows_when_the_list_is_verified() {
     let verified = scratch.imara(&["measurement", "verify"]);
     assert!(matches!(verified.status.code(), Some(1 | 3)), "{verified:?}");
     assert!(scratch.alive());
+
+    // Started again by somebody, it holds nothing of the list.
+    let tpm = scratch.run.join("tpm");
+    let _ = fs::remove_file(tpm.join("socket"));
+    let at = tpm.display();
+    shell(&format!(
+        "swtpm socket --tpm2 --flags not-need-init,startup-clear --daemon --tpmstate dir={at},mode=0600 \
+         --server type=unixio,path={at}/socket --pid file={at}/pid"
+    ));
+    eventually("that is told", PATIENCE, || {
+        scratch.status()["list"]["departure"].as_str().is_some_and(|why| why.contains("the TPM was reset"))
+    });
+    assert!(runs(&programs[0]) && runs(&scratch.signed_program("three")), "accesses go on");
+    assert_eq!(scratch.imara(&["measurement", "verify"]).status.code(), Some(1));
+    scratch.stop();
+    next_second();
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    assert!(scratch.said().contains("at zero: the TPM was reset"), "{}", scratch.said());
 }
 
 #[test]

@@ -31,10 +31,16 @@ fn a_tpm_that_does_not_answer_is_waited_for_once() {
     assert!(begun.elapsed() < Duration::from_secs(5), "nor does whoever asks for the status");
     assert_eq!(status["list"]["not_in_tpm"], programs.len(), "{}", status["list"]);
     assert!(programs.iter().all(|program| scratch.listed(program) == 1));
-    signal("CONT", swtpm);
     assert_ne!(scratch.imara(&["measurement", "verify"]).status.code(), Some(0), "it shows when the list is verified");
+    signal("CONT", swtpm);
+    eventually("it is given what it has missed", PATIENCE, || scratch.status()["list"]["not_in_tpm"] == 0);
+    scratch.proven();
+    eventually("both are told", PATIENCE, || {
+        let said = scratch.said();
+        said.contains("does not take what is listed, from entry 3 on") && said.contains("the TPM answers again")
+    });
     assert!(scratch.alive());
-    scratch.kill();
+    scratch.stop();
 }
 
 #[test]

@@ -111,6 +111,27 @@ fn a_list_that_a_kill_left_unfinished_is_mended() {
 }
 
 #[test]
+fn what_the_tpm_of_a_killed_guard_had_missed_the_next_one_gives_it() {
+    let mut scratch = scratch!("what_the_tpm_of_a_killed_guard_had_missed_the_next_one_gives_it");
+    let programs: Vec<_> = (0..5).map(|number| scratch.signed_program(&format!("p{number}"))).collect();
+    settle();
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    assert!(runs(&programs[0]));
+    let swtpm = scratch.swtpm().unwrap();
+    signal("STOP", swtpm);
+    assert!(programs.iter().all(|program| runs(program)));
+    eventually("the guard has noted it", PATIENCE, || scratch.said().contains("from entry 3 on"));
+    scratch.kill();
+    signal("CONT", swtpm);
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    let chain = scratch.status()["list"]["chain"].as_str().unwrap().to_owned();
+    // The one that was sent when the TPM was stopped may have been done since.
+    assert!(chain.contains("given the last 4 entries") || chain.contains("given the last 3 entries"), "{chain}");
+    assert_eq!(scratch.status()["list"]["not_in_tpm"], 0);
+    scratch.proven();
+}
+
+#[test]
 fn a_guard_that_cannot_start_says_why_and_watches_nothing() {
     let mut scratch = scratch!("a_guard_that_cannot_start_says_why_and_watches_nothing");
     let unsigned = scratch.program("unsigned");
