@@ -177,3 +177,81 @@ fn a_package_is_installed_on_what_is_guarded() {
     assert!(scratch.alive());
     scratch.proven();
 }
+
+/// A control group with little memory.
+struct LittleMemory(PathBuf);
+
+impl LittleMemory {
+    fn new() -> Result<Self, String> {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let first = groups.lines().find_map(|line| line.split_once(":memory:").map(|(_, path)| path.to_owned()));
+        let name = format!("imara-test-{}", std::process::id());
+        let (place, limit) = match first {
+            Some(path) => (PathBuf::from(format!("/sys/fs/cgroup/memory{path}/{name}")), "memory.limit_in_bytes"),
+            None => (PathBuf::from(format!("/sys/fs/cgroup/{name}")), "memory.max"),
+        };
+        let group = Self(place);
+        let made = fs::create_dir(&group.0).and_then(|()| fs::write(group.0.join(limit), (96 << 20).to_string()));
+        made.map(|()| group).map_err(|error| format!("needs a control group for memory: {error}"))
+    }
+
+    /// A shell's words that enter it, with a readiness to be killed.
+    fn enter(&self, score: i32) -> String {
+        format!("echo {score} > /proc/self/oom_score_adj && echo $$ > '{}/cgroup.procs'", self.0.display())
+    }
+}
+
+impl Drop for LittleMemory {
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        // Who was in it may just be ending.
+        while fs::remove_dir(&self.0).is_err() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn the_oom_killer_holds_up_nobody_and_spares_a_guard_that_runs_as_its_unit_says() {
+    const NAME: &str = "the_oom_killer_holds_up_nobody_and_spares_a_guard_that_runs_as_its_unit_says";
+    let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../dist/imarad.service")).unwrap();
+    assert!(unit.contains("OOMScoreAdjust=-1000"));
+    for (guards, hogs) in [(-1000, 0), (0, -1000)] {
+        let mut scratch = scratch!("the_oom_killer_holds_up_nobody_and_spares_a_guard_that_runs_as_its_unit_says");
+        let little = match LittleMemory::new() {
+            Ok(little) => little,
+            Err(reason) => return println!("skipped: {NAME}: {reason}"),
+        };
+        let unsigned = scratch.program("unsigned");
+        let inside = scratch.path("inside");
+        fs::write(&inside, format!("#!/bin/sh\n{} && exec '{IMARA}' \"$@\"\n", little.enter(guards))).unwrap();
+        fs::set_permissions(&inside, fs::Permissions::from_mode(0o755)).unwrap();
+        scratch.imara = inside;
+        scratch.guard_with(SIGNED_PROGRAMS, "enforce", &["--tpm", "none"]);
+        scratch.imara = IMARA.into();
+        assert!(!runs(&unsigned));
+        let status = scratch.status();
+        for pid in [u64::from(scratch.pid()), status["sentinel"]["pid"].as_u64().unwrap()] {
+            let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+            assert_eq!(score.trim(), guards.to_string(), "{pid}: as much for the sentinel");
+        }
+        // Keeps all that it reads.
+        let mut hog = command("setpriv");
+        hog.args(["--pdeathsig", "KILL", "sh", "-c"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut hog = start(hog.arg(format!("{} && exec tail -c 1G /dev/zero", little.enter(hogs)))).unwrap();
+        if guards < hogs {
+            assert!(!ended(&mut hog, PATIENCE).expect("somebody is killed").success());
+            assert!(scratch.alive() && !runs(&unsigned));
+            scratch.stop();
+            continue;
+        }
+        scratch.guards.last().unwrap().end().expect("somebody is killed");
+        assert!(runs(&unsigned), "nothing is guarded any more, and nobody waits");
+        let _ = hog.kill();
+        let _ = hog.wait();
+        next_second();
+        scratch.guard_with(SIGNED_PROGRAMS, "enforce", &["--tpm", "none"]);
+        assert!(scratch.said().contains("the guard before") && !runs(&unsigned), "{}", scratch.said());
+        scratch.stop();
+    }
+}

@@ -78,15 +78,24 @@ static void rest(int milliseconds) {
 
 static void path_of(char *path, const char *kind, int number) { snprintf(path, 256, "%s/%s%d", directory, kind, number); }
 
+static void begin(struct thread *self, struct timespec *begun, const char *what) {
+    self->doing = what;
+    clock_gettime(CLOCK_MONOTONIC, begun);
+}
+
+static void end(struct thread *self, const struct timespec *begun) {
+    struct timespec done;
+    clock_gettime(CLOCK_MONOTONIC, &done);
+    long took = (done.tv_sec - begun->tv_sec) * 1000 + (done.tv_nsec - begun->tv_nsec) / 1000000;
+    if (took > self->slowest) self->slowest = took;
+}
+
 /* Reads a file to its end; how much it holds, or -1. */
 static ssize_t take(struct thread *self, const char *path, char *bytes, size_t room) {
-    struct timespec begun, done;
-    clock_gettime(CLOCK_MONOTONIC, &begun);
-    self->doing = "open to read";
+    struct timespec begun;
+    begin(self, &begun, "open to read");
     int file = open(path, O_RDONLY | O_CLOEXEC);
-    clock_gettime(CLOCK_MONOTONIC, &done);
-    long took = (done.tv_sec - begun.tv_sec) * 1000 + (done.tv_nsec - begun.tv_nsec) / 1000000;
-    if (took > self->slowest) self->slowest = took;
+    end(self, &begun);
     if (file < 0) return -1;
     ssize_t size = 0, more;
     while ((more = read(file, bytes + size, room - size)) > 0) size += more;
@@ -140,7 +149,8 @@ static void writes(struct thread *self) {
 /* 0 when it ran, else why it did not. */
 static int run(struct thread *self, const char *path) {
     volatile int error = 0;
-    self->doing = "execute";
+    struct timespec begun;
+    begin(self, &begun, "execute");
     pid_t child = vfork();
     if (child < 0) return errno;
     if (!child) {
@@ -149,6 +159,7 @@ static int run(struct thread *self, const char *path) {
         error = errno;
         _exit(1);
     }
+    end(self, &begun);
     self->doing = "wait";
     int status;
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}

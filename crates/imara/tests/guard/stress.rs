@@ -158,6 +158,7 @@ fn under_stress_nobody_hangs_nothing_unverified_runs_and_no_entry_is_lost() {
             0 => "sentinel killed",
             1 => "stopped",
             2 => "ended in order",
+            3 => "killed while its TPM was stopped",
             _ => "killed",
         };
         *ends.entry(how).or_default() += 1;
@@ -177,6 +178,13 @@ fn under_stress_nobody_hangs_nothing_unverified_runs_and_no_entry_is_lost() {
                 scratch.guards.last().unwrap().end().expect("its sentinel ends it");
             }
             "ended in order" => scratch.stop(),
+            "killed while its TPM was stopped" => {
+                let swtpm = scratch.swtpm().expect("it outlives its guard");
+                signal("STOP", swtpm);
+                thread::sleep(Duration::from_millis(random.below(300)));
+                scratch.kill();
+                signal("CONT", swtpm);
+            }
             _ => scratch.kill(),
         }
         scratch.guards.clear();

@@ -509,4 +509,41 @@ mod tests {
         record[0] = 200;
         assert_eq!(split_record(&record), None, "a length beyond what was read");
     }
+
+    #[test]
+    fn a_queue_that_was_full_is_told() {
+        const NAME: &str = "a_queue_that_was_full_is_told";
+        // As limited as the system has it. Groups of ours have no limit: the kernel would rather kill somebody than lose their events.
+        let Ok(group) = init(libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_FID) else {
+            println!("skipped: {NAME}: needs fanotify");
+            return;
+        };
+        let limit = std::fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events");
+        let limit = limit.ok().and_then(|limit| limit.trim().parse::<u32>().ok()).unwrap_or(16384);
+        let directory = tempfile::tempdir().unwrap();
+        let mask = libc::FAN_ATTRIB | libc::FAN_EVENT_ON_CHILD;
+        if let Err(error) = mark(&group, libc::FAN_MARK_ADD, mask, Target::Path(directory.path())) {
+            println!("skipped: {NAME}: needs file handles: {error}");
+            return;
+        }
+        if limit > 100_000 {
+            println!("skipped: {NAME}: needs a limit on queues that can be reached: {limit}");
+            return;
+        }
+        // Changes of one inode are told once.
+        for number in 0..=limit {
+            let file = std::fs::File::create(directory.path().join(number.to_string())).unwrap();
+            rustix::fs::fchmod(&file, rustix::fs::Mode::RUSR).unwrap();
+        }
+        let group = ChangeGroup { group };
+        let (mut changes, mut full) = (0, false);
+        while !full {
+            let read = group.read(&mut EventBuffer::new(1024), |change| match change {
+                Change::Inode { .. } => changes += 1,
+                Change::Overflow => full = true,
+            });
+            read.unwrap();
+        }
+        assert_eq!(changes, limit);
+    }
 }

@@ -81,11 +81,12 @@ pub struct Verify {
     quiet: bool,
 }
 
-/// How many entries the running guard could not give to the TPM.
-fn not_in_tpm(arguments: &Verify) -> u64 {
+/// How many entries the running guard could not give to the TPM, and why it cannot do so later, where that is so.
+fn not_in_tpm(arguments: &Verify) -> (u64, Option<String>) {
     // A guard that has ended meanwhile has said what it had to.
     let status = ask(&arguments.list.runtime_dir, &Request::Status).unwrap_or_default();
-    status["list"]["not_in_tpm"].as_u64().unwrap_or(0)
+    let list = &status["list"];
+    (list["not_in_tpm"].as_u64().unwrap_or(0), list["departure"].as_str().map(str::to_owned))
 }
 
 /// Verifies a list.
@@ -99,9 +100,9 @@ pub fn verify(arguments: &Verify) -> CommandResult {
     let unmeant = report.contents.as_ref().map_or(0, ContentsReport::failed);
     let grown = !(arguments.prefix || source.is_live()) && report.verdict == Verdict::BeginningProven;
     // An entry that the TPM did not take is no entry that came meanwhile.
-    let missing = match (&source, report.verdict == Verdict::BeginningProven) {
+    let (missing, departure) = match (&source, report.verdict == Verdict::BeginningProven) {
         (Source::Guard(_), true) => not_in_tpm(arguments),
-        _ => 0,
+        _ => (0, None),
     };
     let outcome = match report.verdict {
         _ if missing > 0 => Outcome::Failed,
@@ -151,7 +152,10 @@ pub fn verify(arguments: &Verify) -> CommandResult {
             report.entries,
             report.proven
         ))
-        .next("what it lacks cannot be put into it later: the list can be proven again from the next boot on")),
+        .next(match departure {
+            Some(why) => format!("{why}; a list can be proven again from the next boot on"),
+            None => "the guard gives it what it lacks as soon as it answers again: see that it does, and verify then".into(),
+        })),
         (None, None) if unmeant > 0 => {
             for finding in report.contents.iter().flat_map(|contents| &contents.findings) {
                 complain(&Failure::failed(format_args!("entry {} ({}): {}", finding.entry, finding.path, finding.why)));
