@@ -8,6 +8,7 @@ mod defects;
 mod hash;
 mod killed;
 mod packages;
+mod rpm;
 mod scratch;
 mod undo;
 mod verify;

@@ -6,7 +6,7 @@ use crate::opened::{now, stamp};
 use crate::sys::lease;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::journal::{FileState, Place};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -48,59 +48,6 @@ impl<'p> TreeFile<'p> {
     pub fn named(path: &'p Path) -> Result<Self, OpenError> {
         let (descriptor, stat) = files::open_regular_at(CWD, path.as_os_str(), path)?;
         Ok(Self { path, stat, descriptor, folder: None })
-    }
-}
-
-/// A folder that is taken for the root: no link leads out of it.
-#[derive(Debug)]
-pub struct InRoot(OwnedFd);
-
-impl InRoot {
-    /// Opens the folder.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn open(root: &Path) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self(rustix::fs::openat(CWD, root, flags, Mode::empty())?))
-    }
-
-    /// Opens a regular file `below` the root, and not what a link as its last name leads to; it is told of as `shown`.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn file<'p>(&self, below: &Path, shown: &'p Path) -> Result<TreeFile<'p>, OpenError> {
-        let (descriptor, stat) = self.regular(below, shown, OFlags::NOFOLLOW)?;
-        Ok(TreeFile { path: shown, stat, descriptor, folder: None })
-    }
-
-    /// Opens a regular file `below` the root for its content, also where links within the root lead to it.
-    ///
-    /// # Errors
-    /// As [`InRoot::file`].
-    pub fn content(&self, below: &Path) -> io::Result<File> {
-        match self.regular(below, below, OFlags::empty()) {
-            Ok((descriptor, _)) => Ok(descriptor.into()),
-            Err(OpenError::System { error, .. }) => Err(error),
-            Err(error @ OpenError::NotRegular { .. }) => Err(io::Error::other(error.reason())),
-        }
-    }
-
-    fn regular(&self, below: &Path, shown: &Path, links: OFlags) -> Result<(OwnedFd, Stat), OpenError> {
-        let system = |error: Errno| OpenError::System { path: shown.into(), error: error.into() };
-        // Opening a device can have an effect: it is looked at first.
-        let found = rustix::fs::fstat(self.at(below, OFlags::PATH | links).map_err(system)?).map_err(system)?;
-        files::regular(&found, shown)?;
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | links;
-        let descriptor = self.at(below, flags).map_err(system)?;
-        let stat = rustix::fs::fstat(&descriptor).map_err(system)?;
-        files::regular(&stat, shown)?;
-        Ok((descriptor, stat))
-    }
-
-    fn at(&self, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(&self.0, below, flags | OFlags::CLOEXEC, Mode::empty(), within)
     }
 }
 
@@ -297,28 +244,6 @@ mod tests {
             });
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn no_link_leads_out_of_a_root() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().join("root");
-        fs::create_dir_all(root.join("etc")).unwrap();
-        fs::write(directory.path().join("secret"), "outside").unwrap();
-        fs::write(root.join("secret"), "inside").unwrap();
-        symlink("../../../secret", root.join("etc/up")).unwrap();
-        symlink("/secret", root.join("etc/down")).unwrap();
-        symlink("/proc/self/cwd", root.join("etc/process")).unwrap();
-        let in_root = InRoot::open(&root).unwrap();
-        for below in ["etc/up", "etc/down", "../secret", "/secret"] {
-            let read = io::read_to_string(in_root.content(Path::new(below)).unwrap()).unwrap();
-            assert_eq!(read, "inside", "{below}");
-        }
-        for (below, reason) in [("etc", "is a directory"), ("etc/process", "No such file or directory")] {
-            let error = in_root.content(Path::new(below)).unwrap_err().to_string();
-            assert!(error.contains(reason), "{below}: {error}");
-        }
-        assert!(in_root.file(Path::new("etc/down"), Path::new("shown")).is_err(), "a link is no file");
     }
 
     #[test]

@@ -11,11 +11,13 @@
 
 mod file;
 mod in_order;
+mod in_root;
 mod inodes;
 mod walk;
 
-pub use file::{InRoot, TreeFile};
+pub use file::TreeFile;
 pub use in_order::in_order;
+pub use in_root::{InRoot, Kind, Looked};
 pub use walk::{Choice, Root, Skipped, Walk, Wanted};
 
 use crate::files::{OpenError, open_regular_at, regular};

@@ -1,12 +1,11 @@
 //! What dpkg keeps of installed packages, read below a root that no link leads out of.
 
-use super::Expected;
+use super::installed::{Content, Expected, Installed, Manager, Packages};
 use crate::command::paths::{printable, read_all};
 use crate::output::Failure;
 use imara_format::dpkg::{self, Diversions, Package};
 use imara_format::hash::Digest;
 use imara_linux::tree::InRoot;
-use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +14,7 @@ pub struct Database<'r> {
     root: &'r InRoot,
     shown: PathBuf,
     /// Those that are installed.
-    pub packages: Vec<Package>,
+    packages: Vec<Package>,
     diversions: Diversions,
 }
 
@@ -23,55 +22,47 @@ pub struct Database<'r> {
 const FOLDER: &str = "var/lib/dpkg";
 
 impl<'r> Database<'r> {
-    /// Reads it; `shown` is what the root is called, `names` are the packages to be looked at, none for all.
+    /// Reads it, if it is there; `shown` is what the root is called.
     ///
     /// # Errors
-    /// What is not there, cannot be read, or is damaged.
-    pub fn read(root: &'r InRoot, shown: &Path, names: &[PathBuf]) -> Result<Self, Failure> {
+    /// What cannot be read, or is damaged.
+    pub fn read(root: &'r InRoot, shown: &Path) -> Result<Option<Self>, Failure> {
         let below = Path::new(FOLDER);
         let read = |name: &str| root.content(&below.join(name)).and_then(read_all);
         let folder = shown.join(below);
         let path = folder.join("status");
-        let status = read("status").map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                Failure::lacking(format!("there is no list of installed packages: {}: {error}", printable(&path)))
-                    .next("--packages needs dpkg's database (Debian, Ubuntu); --root DIR names the system that has it")
-            }
-            _ => Failure::failed(format!("{}: {error}", printable(&path))),
-        })?;
+        let status = match read("status") {
+            Ok(status) => status,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            Err(error) => return Err(Failure::failed(format!("{}: {error}", printable(&path)))),
+        };
         let damaged = |path: &Path, error: dpkg::LineError| Failure::failed(format!("{}: {error}", printable(path)));
         let mut packages = dpkg::status(&status).map_err(|error| damaged(&path, error))?;
         packages.retain(|package| package.installed);
-        if !names.is_empty() {
-            for name in names {
-                let known = |package: &Package| {
-                    OsStr::new(&package.name) == name
-                        || format!("{}:{}", package.name, package.architecture).as_str() == name
-                };
-                if !packages.iter().any(known) {
-                    return Err(Failure::failed(format!("no package {} is installed", printable(name)))
-                        .next("with --packages, PATH is the name of a package; dpkg -S FILE tells whose a file is"));
-                }
-            }
-            packages.retain(|package| {
-                let whole = format!("{}:{}", package.name, package.architecture);
-                names.iter().any(|name| name == OsStr::new(&package.name) || name == OsStr::new(&whole))
-            });
-        }
         let path = folder.join("diversions");
         let diversions = match read("diversions") {
             Ok(text) => Diversions::parse(&text).map_err(|error| damaged(&path, error))?,
             Err(error) if error.kind() == ErrorKind::NotFound => Diversions::default(),
             Err(error) => return Err(Failure::failed(format!("{}: {error}", printable(&path)))),
         };
-        Ok(Self { root, shown: folder, packages, diversions })
+        Ok(Some(Self { root, shown: folder, packages, diversions }))
+    }
+
+    /// All packages, each with its files.
+    pub fn packages(&self) -> Packages<'_> {
+        Box::new(self.packages.iter().map(|package| {
+            Ok(Installed {
+                manager: Manager::Dpkg,
+                name: package.name.clone(),
+                version: package.version.clone(),
+                architecture: package.architecture.clone(),
+                files: self.files(package),
+            })
+        }))
     }
 
     /// The files of a package; none where it has no list.
-    ///
-    /// # Errors
-    /// A list that cannot be read, or is damaged.
-    pub fn files(&self, package: &Package) -> Result<Option<Vec<Expected>>, Failure> {
+    fn files(&self, package: &Package) -> Result<Option<Vec<Expected>>, Failure> {
         let mut text = None;
         for list in package.lists() {
             let below = Path::new("info").join(list);
@@ -89,7 +80,16 @@ impl<'r> Database<'r> {
         let mut add = |path: &[u8], digest, configuration| {
             let absolute = [b"/", path].concat();
             let path = self.diversions.place(&absolute, &package.name).to_vec();
-            files.push(Expected { path, digest, configuration });
+            let content = Content::Regular { digest: Some(digest), size: None };
+            files.push(Expected {
+                path,
+                content,
+                configuration,
+                optional: configuration,
+                mode: None,
+                user: None,
+                group: None,
+            });
         };
         if let Some((text, shown)) = &text {
             let listed = dpkg::md5sums(text);

@@ -1,36 +1,42 @@
-//! `imara verify --packages`: installed files against what the package manager keeps of them.
+//! `imara verify --packages`: installed files against what the package managers keep of them.
 //!
 //! | file | concept |
 //! |---|---|
-//! | `dpkg.rs` | what dpkg keeps |
+//! | `installed.rs` | a package and its files, as either package manager has them |
+//! | `dpkg.rs`, `rpm.rs` | what each keeps, read below the root |
+//! | `owners.rs` | names of users and groups of the system below the root |
+//! | `file.rs` | a file against what is known of it |
 //! | `digest_list.rs` | the list that is written of what is as it was installed |
 
 mod digest_list;
 mod dpkg;
+mod file;
+mod installed;
+mod owners;
+mod rpm;
 
 use super::Arguments;
 use crate::command::CommandResult;
 use crate::command::paths::printable;
 use crate::command::progress::Progress;
-use crate::command::telling::{Form, Telling, Told, amount, counted, failure_json, grouped, took};
+use crate::command::telling::{Form, Telling, Told, amount, counted, grouped, took};
 use crate::output::{Failure, Outcome};
 use digest_list::DigestList;
-use dpkg::Database;
-use imara_format::hash::{Digest, HashAlgorithm};
-use imara_linux::files::OpenError;
-use imara_linux::tree::{self, InRoot, TreeFile, in_order};
+use file::{Fate, Verification};
+use imara_linux::tree::{self, InRoot, in_order};
+use installed::{Expected, Installed, Manager, Packages};
 use serde_json::{Map, json};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::io::{self, ErrorKind};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Installed files rather than labels.
 #[derive(clap::Args)]
 pub struct PackageOptions {
-    /// Verify the files of installed packages, by the digests that dpkg keeps, and no labels; PATH is then a package's name, none means
-    /// all. These digests are MD5 and not signed: they show accidents, and say nothing about who made a file
+    /// Verify the files of installed packages, by what dpkg and RPM keep of them, and no labels; PATH is then a package's name, none
+    /// means all. dpkg's digests are MD5 and not signed: they show accidents, and say nothing about who made a file
     #[arg(long, conflicts_with_all = ["keys", "keyrings", "block_lists", "sigfile", "xattr_user", "recursive", "files_from"])]
     pub packages: bool,
     /// With --packages, the system in DIR, e.g. an image
@@ -42,71 +48,14 @@ pub struct PackageOptions {
     digest_list: Option<PathBuf>,
 }
 
-/// What is said whenever dpkg's lists are relied on.
-const NOT_SIGNED: &str =
-    "by dpkg's lists, which are not signed and hold MD5 digests: whoever may write the files may write the lists too";
-
-/// A file that a package has.
-struct Expected {
-    /// From the root.
-    path: Vec<u8>,
-    digest: Digest,
-    configuration: bool,
-}
-
 /// Files of one package.
 struct Batch {
-    package: String,
-    version: String,
+    package: Arc<Installed>,
     files: Vec<Expected>,
 }
 
 /// So many files are worked on together.
 const FILES: usize = 64;
-
-/// What came of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Same,
-    Changed,
-    Configured,
-    Missing,
-    Unreadable,
-}
-
-impl Fate {
-    const ALL: [Self; 5] = [Self::Same, Self::Changed, Self::Configured, Self::Missing, Self::Unreadable];
-
-    /// For programs.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Same => "same",
-            Self::Changed => "changed",
-            Self::Configured => "configuration-changed",
-            Self::Missing => "missing",
-            Self::Unreadable => "unreadable",
-        }
-    }
-
-    /// After a number, for people.
-    const fn words(self) -> &'static str {
-        match self {
-            Self::Same => "as installed",
-            Self::Changed => "changed",
-            Self::Configured => "of configuration changed",
-            Self::Missing => "missing",
-            Self::Unreadable => "unreadable",
-        }
-    }
-
-    /// Configuration is there to be changed.
-    const fn is_good(self) -> bool {
-        match self {
-            Self::Same | Self::Configured => true,
-            Self::Changed | Self::Missing | Self::Unreadable => false,
-        }
-    }
-}
 
 #[derive(Default)]
 struct Counts {
@@ -121,35 +70,41 @@ struct Results {
     list: Vec<u8>,
 }
 
+/// What has been found out while packages were gone through.
+#[derive(Default)]
+struct Gone {
+    packages: u64,
+    without: u64,
+    managers: BTreeSet<Manager>,
+    names: BTreeSet<PathBuf>,
+    damaged: Vec<Failure>,
+}
+
 /// Runs it.
 ///
 /// # Errors
 /// What the command could not do.
 pub fn run(arguments: &Arguments) -> CommandResult {
-    let options = &arguments.packages;
+    let (options, names) = (&arguments.packages, &arguments.paths.paths);
     let root = InRoot::open(&options.root)
         .map_err(|error| Failure::failed(format!("{}: {error}", printable(&options.root))))?;
-    let database = Database::read(&root, &options.root, &arguments.paths.paths)?;
-    let begin = |place: &PathBuf| DigestList::begin(place, NOT_SIGNED);
-    let mut list = options.digest_list.as_ref().map(begin).transpose()?;
+    let (dpkg, rpm) = (dpkg::Database::read(&root, &options.root)?, rpm::Database::open(&root, &options.root)?);
+    let managers = managers(&dpkg, &rpm);
+    if managers.is_empty() {
+        let place = printable(&options.root);
+        return Err(Failure::lacking(format!("there is no list of installed packages in {place}"))
+            .next("--packages needs the database of dpkg or RPM; --root DIR names the system that has it"));
+    }
+    let worth = worth(&managers);
+    let mut list = options.digest_list.as_ref().map(|place| DigestList::begin(place, worth)).transpose()?;
     let form = Form::new(arguments.json, arguments.quiet, arguments.verbose, true);
     let (mut telling, mut counts) = (Telling::new(form, true), Counts::default());
     let (progress, started) = (Progress::new(arguments.quiet, "files"), Instant::now());
-    let (mut without, mut damaged) = (0_u64, Vec::new());
-    let verification = Verification { options, form, root: &root, progress: &progress };
-    let mut batches = database.packages.iter().flat_map(|package| {
-        let files = database.files(package).unwrap_or_else(|failure| {
-            damaged.push(failure);
-            Some(Vec::new())
-        });
-        without += u64::from(files.is_none());
-        let mut files = files.unwrap_or_default().into_iter().peekable();
-        std::iter::from_fn(move || {
-            files.peek()?;
-            let files = files.by_ref().take(FILES).collect();
-            Some(Batch { package: package.name.clone(), version: package.version.clone(), files })
-        })
-    });
+    let verification = Verification::new(options, form, &root, &progress);
+    let mut gone = Gone::default();
+    let dpkg = dpkg.iter().flat_map(dpkg::Database::packages);
+    let packages: Packages<'_> = Box::new(dpkg.chain(rpm.iter().flat_map(rpm::Database::packages)));
+    let mut batches = batches(packages, names, &mut gone);
     let mut written = Ok(());
     in_order(
         tree::threads(),
@@ -168,164 +123,141 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     );
     drop(batches);
     written?;
+    gone.damaged.extend(rpm.as_ref().and_then(rpm::Database::was_changed));
+    for name in names.iter().filter(|name| !gone.names.contains(*name)) {
+        let next = "with --packages, PATH is the name of a package; dpkg -S FILE or rpm -qf FILE tells whose a file is";
+        gone.damaged.push(Failure::failed(format!("no package {} is installed", printable(name))).next(next));
+    }
     if let Some(list) = list {
         list.end()?;
     }
-    let some_damaged = !damaged.is_empty();
-    for failure in damaged {
+    let some_damaged = !gone.damaged.is_empty();
+    for failure in std::mem::take(&mut gone.damaged) {
         let mut told = Told::default();
         told.failure(failure);
         telling.tell(told);
     }
     drop(progress);
     let files = counts.fates.iter().sum::<u64>();
-    let packages = database.packages.len() as u64;
-    let summary = || {
-        let mut parts = Vec::new();
-        for fate in Fate::ALL {
-            let count = counts.fates[fate as usize];
-            if count > 0 {
-                parts.push(format!("{} {}", grouped(count), fate.words()));
-            }
-        }
-        let (read, took) = (amount(counts.bytes), took(started.elapsed()));
-        let mut text = format!(
-            "{} of {}: {}; {read} read in {took}\n",
-            counted(files, "file"),
-            counted(packages, "package"),
-            parts.join(", ")
-        );
-        if files == 0 {
-            text = "no file was found\n".to_owned();
-        }
-        if without > 0 {
-            text += &format!(
-                "{} no list of digests\n",
-                if without == 1 { "1 package has".to_owned() } else { format!("{} packages have", grouped(without)) }
-            );
-        }
-        text + NOT_SIGNED + "\n"
-    };
-    let mut numbers = Map::new();
-    numbers.insert("packages".into(), json!(packages));
-    numbers.insert("files".into(), json!(files));
-    for fate in Fate::ALL {
-        numbers.insert(fate.name().into(), json!(counts.fates[fate as usize]));
-    }
-    numbers.insert("without_list".into(), json!(without));
-    numbers.insert("bytes".into(), json!(counts.bytes));
-    numbers.insert("source".into(), json!("dpkg"));
-    numbers.insert("signed".into(), json!(false));
-    telling.end(summary, numbers);
+    telling.end(|| summary(&counts, &gone, started) + worth + "\n", numbers(&counts, &gone));
     let bad = Fate::ALL.into_iter().filter(|fate| !fate.is_good()).map(|fate| counts.fates[fate as usize]).sum::<u64>();
     Ok(match (files, bad) {
-        (0, _) => Outcome::Nothing,
+        (0, _) if !some_damaged => Outcome::Nothing,
         (_, 0) if !some_damaged => Outcome::Done,
         _ => Outcome::Failed,
     })
+}
+
+/// Which have packages here: a database without any, of a tool that is merely installed, is none.
+fn managers(dpkg: &Option<dpkg::Database<'_>>, rpm: &Option<rpm::Database<'_>>) -> BTreeSet<Manager> {
+    let rpm_counts = rpm.as_ref().is_some_and(|rpm| dpkg.is_none() || rpm.has_packages());
+    let found = [(Manager::Dpkg, dpkg.is_some()), (Manager::Rpm, rpm_counts)];
+    found.into_iter().filter_map(|(manager, is_there)| is_there.then_some(manager)).collect()
+}
+
+/// What is said whenever it is relied on.
+fn worth(managers: &BTreeSet<Manager>) -> &'static str {
+    match (managers.contains(&Manager::Dpkg), managers.contains(&Manager::Rpm)) {
+        (_, false) => {
+            "by dpkg's lists, which are not signed and hold MD5 digests: whoever may write the files may write the lists too"
+        }
+        (false, true) => {
+            "by RPM's headers, whose signatures were not verified: whoever may write the files may write the headers too"
+        }
+        (true, true) => {
+            "by dpkg's lists, which are not signed and hold MD5 digests, and RPM's headers, whose signatures were not verified: whoever \
+             may write the files may write these too"
+        }
+    }
+}
+
+/// The files of the packages that are meant, in pieces.
+fn batches<'b>(
+    packages: Packages<'b>,
+    names: &'b [PathBuf],
+    gone: &'b mut Gone,
+) -> impl Iterator<Item = Batch> + Send + 'b {
+    packages.flat_map(move |package| {
+        let mut package = match package {
+            Ok(package) => package,
+            Err(failure) => {
+                gone.damaged.push(failure);
+                return Vec::new();
+            }
+        };
+        let whole = format!("{}:{}", package.name, package.architecture);
+        let named = names.iter().filter(|name| [&package.name, &whole].iter().any(|own| OsStr::new(own) == *name));
+        let named = named.cloned().collect::<Vec<_>>();
+        if named.is_empty() && !names.is_empty() {
+            return Vec::new();
+        }
+        gone.names.extend(named);
+        gone.packages += 1;
+        gone.managers.insert(package.manager);
+        let files = match std::mem::replace(&mut package.files, Ok(Some(Vec::new()))) {
+            Ok(Some(files)) => files,
+            Ok(None) => {
+                gone.without += 1;
+                return Vec::new();
+            }
+            Err(failure) => {
+                gone.damaged.push(failure);
+                return Vec::new();
+            }
+        };
+        let package = Arc::new(package);
+        let mut files = files.into_iter().peekable();
+        let mut batches = Vec::new();
+        while files.peek().is_some() {
+            batches.push(Batch { package: package.clone(), files: files.by_ref().take(FILES).collect() });
+        }
+        batches
+    })
+}
+
+fn summary(counts: &Counts, gone: &Gone, started: Instant) -> String {
+    let files = counts.fates.iter().sum::<u64>();
+    let mut parts = Vec::new();
+    for fate in Fate::ALL {
+        let count = counts.fates[fate as usize];
+        if count > 0 {
+            parts.push(format!("{} {}", grouped(count), fate.words()));
+        }
+    }
+    let (read, took) = (amount(counts.bytes), took(started.elapsed()));
+    let (files_of, packages) = (counted(files, "file"), counted(gone.packages, "package"));
+    let mut text = match files {
+        0 => "no file was found\n".to_owned(),
+        _ => format!("{files_of} of {packages}: {}; {read} read in {took}\n", parts.join(", ")),
+    };
+    if gone.without > 0 {
+        let packages = match gone.without {
+            1 => "1 package has".to_owned(),
+            without => format!("{} packages have", grouped(without)),
+        };
+        text += &format!("{packages} no list of digests\n");
+    }
+    text
+}
+
+fn numbers(counts: &Counts, gone: &Gone) -> Map<String, serde_json::Value> {
+    let mut numbers = Map::new();
+    numbers.insert("packages".into(), json!(gone.packages));
+    numbers.insert("files".into(), json!(counts.fates.iter().sum::<u64>()));
+    for fate in Fate::ALL {
+        numbers.insert(fate.name().into(), json!(counts.fates[fate as usize]));
+    }
+    numbers.insert("without_list".into(), json!(gone.without));
+    numbers.insert("bytes".into(), json!(counts.bytes));
+    let sources = gone.managers.iter().map(|manager| manager.name()).collect::<Vec<_>>();
+    numbers.insert("source".into(), json!(sources.join(",")));
+    numbers.insert("signed".into(), json!(false));
+    numbers
 }
 
 impl Counts {
     fn add(&mut self, more: &Self) {
         self.fates.iter_mut().zip(more.fates).for_each(|(count, more)| *count += more);
         self.bytes = self.bytes.saturating_add(more.bytes);
-    }
-}
-
-struct Verification<'v> {
-    options: &'v PackageOptions,
-    form: Form,
-    root: &'v InRoot,
-    progress: &'v Progress,
-}
-
-impl Verification<'_> {
-    fn batch(&self, batch: &Batch) -> Results {
-        let mut results = Results::default();
-        for expected in &batch.files {
-            let below = Path::new(OsStr::from_bytes(expected.path.get(1..).unwrap_or_default()));
-            let shown = self.options.root.join(below);
-            let (fate, why) = self.verify(expected, below, &shown, &mut results);
-            results.counts.fates[fate as usize] += 1;
-            self.progress.count(1);
-            let (package, version) = (&batch.package, &batch.version);
-            results
-                .told
-                .line(self.form, || format!("{}: {} by {package} {version}\n", printable(&shown), fate.words()));
-            let failure = Failure::failed(format!("{}: {why}", printable(&shown))).next(match fate {
-                Fate::Changed | Fate::Missing => "install the package again: apt-get install --reinstall PACKAGE",
-                Fate::Same | Fate::Configured | Fate::Unreadable => "",
-            });
-            results.told.object(self.form, &shown, |object| {
-                object.insert("package".into(), json!(package));
-                object.insert("version".into(), json!(version));
-                object.insert("verified".into(), json!(fate.is_good()));
-                object.insert("state".into(), json!(fate.name()));
-                if !fate.is_good() {
-                    failure_json(object, &failure);
-                }
-            });
-            if !fate.is_good() {
-                results.told.failure(failure);
-            }
-        }
-        results
-    }
-
-    /// What came of a file, and why it is not as installed.
-    fn verify(&self, expected: &Expected, below: &Path, shown: &Path, results: &mut Results) -> (Fate, String) {
-        let file = match self.root.file(below, shown) {
-            Ok(file) => file,
-            Err(OpenError::System { error, .. })
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
-            {
-                return match expected.configuration {
-                    true => (Fate::Configured, String::new()),
-                    false => (Fate::Missing, "missing".to_owned()),
-                };
-            }
-            Err(error @ OpenError::NotRegular { .. }) if !expected.configuration => {
-                return (Fate::Changed, format!("changed: it {}", error.reason()));
-            }
-            Err(OpenError::NotRegular { .. }) => return (Fate::Configured, String::new()),
-            Err(error @ OpenError::System { .. }) => return (Fate::Unreadable, error.reason()),
-        };
-        let digest = file.digest(HashAlgorithm::Md5, |more| {
-            results.counts.bytes += more;
-            self.progress.bytes(more);
-        });
-        match digest {
-            Err(error) => (Fate::Unreadable, error.to_string()),
-            Ok(found) if found == expected.digest => match self.list(&file, expected, results) {
-                Ok(()) => (Fate::Same, String::new()),
-                Err(error) => (Fate::Unreadable, error.to_string()),
-            },
-            Ok(_) if expected.configuration => (Fate::Configured, String::new()),
-            Ok(found) => (Fate::Changed, format!("changed: its digest is {found}, installed with {}", expected.digest)),
-        }
-    }
-
-    /// Adds a file to the list of digests.
-    fn list(&self, file: &TreeFile<'_>, expected: &Expected, results: &mut Results) -> io::Result<()> {
-        if self.options.digest_list.is_none() {
-            return Ok(());
-        }
-        let digest = file.digest(HashAlgorithm::Sha256, |_| {})?;
-        if !file.has_its_content()? {
-            return Err(io::Error::other("changed while it was read"));
-        }
-        let escaped = expected.path.iter().any(|byte| matches!(byte, b'\\' | b'\n'));
-        let list = &mut results.list;
-        list.extend(escaped.then_some(b'\\'));
-        list.extend(format!("{}  ", digest.to_hex()).into_bytes());
-        for byte in &expected.path {
-            match byte {
-                b'\\' if escaped => list.extend(b"\\\\"),
-                b'\n' => list.extend(b"\\n"),
-                byte => list.push(*byte),
-            }
-        }
-        list.push(b'\n');
-        Ok(())
     }
 }
