@@ -179,7 +179,7 @@ fn a_tpm_that_is_lost_while_the_guard_runs_shows_when_the_list_is_verified() {
     });
     assert!(runs(&programs[0]) && runs(&scratch.signed_program("three")), "accesses go on");
     assert_eq!(scratch.imara(&["measurement", "verify"]).status.code(), Some(1));
-    scratch.stop();
+    scratch.kill();
     next_second();
     scratch.guard(SIGNED_PROGRAMS, "enforce");
     assert!(scratch.said().contains("at zero: the TPM was reset"), "{}", scratch.said());
