@@ -106,9 +106,12 @@ impl Look {
     /// What is put beside the inode that has `passed` since: with what it had passed before, if it is in the same state.
     fn verdict(&self, passed: Bits, stat: &Stat, stamped: bool) -> Verdict {
         let altered = (stat.st_ctime, stat.st_ctime_nsec as u32);
+        let modified = (stat.st_mtime, stat.st_mtime_nsec as u32);
         let before = self.before.filter(|before| {
             (before.epoch == self.epoch || before.bits.contains(Bits::LASTING))
                 && before.changes == self.changes
+                // What is changed in a layer beneath an overlay is not counted there.
+                && (before.modified, before.size) == (modified, stat.st_size)
                 // What was only counted then may have been made since.
                 && (before.altered == altered || !before.bits.contains(Bits::UNSETTLED))
         });
@@ -122,7 +125,7 @@ impl Look {
             bits: kept.and(passed).and(stamp),
             changes: self.changes,
             epoch: self.epoch,
-            modified: (stat.st_mtime, stat.st_mtime_nsec as u32),
+            modified,
             size: stat.st_size,
             altered,
         }
@@ -514,6 +517,13 @@ mod tests {
             ("as before", Some(before), fresh, true, both.and(Bits::STAMPED)),
             ("a new name", Some(earlier(before)), fresh, true, both.and(Bits::STAMPED)),
             ("another policy", Some(before), Look { epoch: 4, ..fresh }, true, Bits::OPEN.and(Bits::STAMPED)),
+            (
+                "changed beneath an overlay",
+                Some(Verdict { modified: (0, 0), ..before }),
+                fresh,
+                true,
+                Bits::OPEN.and(Bits::STAMPED),
+            ),
             (
                 "changed",
                 Some(before),
