@@ -12,7 +12,7 @@ use imara_format::hash::{Digest, HashAlgorithm};
 use std::collections::{BTreeSet, HashSet};
 
 /// What is never taken.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlockList {
     contents: HashSet<Digest>,
     algorithms: BTreeSet<HashAlgorithm>,

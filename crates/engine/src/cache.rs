@@ -202,6 +202,13 @@ impl Cache {
         self.0.each().for_each(|mut shard| shard.retain(|id, _| id.device != device));
     }
 
+    /// Forgets what came of appraisals: by other keys it may come to something else. Contents and what is measured stay known.
+    pub fn forget_verdicts(&self) {
+        self.0.each().for_each(|mut shard| {
+            shard.values_mut().for_each(|record| (record.status, record.immutable) = ([None; 5], false));
+        });
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         self.0.clear();

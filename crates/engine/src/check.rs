@@ -12,6 +12,7 @@ use crate::audit::{AuditRecord, AuditSink, TaskIdentity};
 use crate::cache::{Cache, InodeId, Record, Stamp, is_settled};
 use crate::evm::{self, Evm, Place};
 use crate::keyring::Keyring;
+use crate::label_writes::{self, LATELY, LabelWrites};
 use crate::lock::{self, Sharded};
 use crate::measure::{Added, MeasureError, Measured, MeasurementLog};
 use crate::policy::{CompiledPolicy, Decision, Event, FileFacts, Slot, Subject};
@@ -198,7 +199,9 @@ pub struct Counters {
 /// IMA.
 pub struct Checker {
     policy: RwLock<Arc<ActivePolicy>>,
-    keys: Keyring,
+    keys: RwLock<Arc<Keyring>>,
+    /// How often what verdicts go by has changed.
+    trusted: AtomicU64,
     evm: Option<Arc<Evm>>,
     log: Arc<MeasurementLog>,
     template: Template,
@@ -207,6 +210,8 @@ pub struct Checker {
     audit: Box<dyn AuditSink>,
     /// Inodes whose digest label follows their content, once the last writer has gone.
     maintained: Sharded<InodeId, ()>,
+    /// Labels that the policy does not let be written.
+    label_writes: LabelWrites,
     /// Inodes whose present writer has been listed as a violation.
     violated: Sharded<InodeId, ()>,
     /// Whether there is a trace to write, so that nobody takes the lock for nothing.
@@ -233,6 +238,8 @@ fn insert(inodes: &Sharded<InodeId, ()>, id: InodeId) -> bool {
 struct Decided {
     hook: Hook,
     decision: Decision,
+    /// What verdicts went by then (see `Checker::trusted`).
+    trusted: u64,
 }
 
 /// Step 2's result: what is still to do.
@@ -310,7 +317,8 @@ impl Checker {
     ) -> Self {
         Self {
             policy: RwLock::new(Arc::new(ActivePolicy::new(policy))),
-            keys,
+            keys: RwLock::new(Arc::new(keys)),
+            trusted: AtomicU64::new(0),
             evm: None,
             log,
             template,
@@ -318,6 +326,7 @@ impl Checker {
             mode: AtomicU8::new(mode as u8),
             audit,
             maintained: Sharded::new(MAINTAINED, &lock::MAINTAINED),
+            label_writes: LabelWrites::default(),
             violated: Sharded::new(MAINTAINED, &lock::VIOLATED),
             tracing: AtomicBool::new(false),
             trace: RwLock::default(),
@@ -336,9 +345,20 @@ impl Checker {
         std::mem::replace(&mut *self.policy.write().unwrap_or_else(PoisonError::into_inner), policy)
     }
 
-    /// The keys that signatures are verified with.
-    pub const fn keys(&self) -> &Keyring {
-        &self.keys
+    /// The keys that signatures are verified with, and what is never taken.
+    pub fn keys(&self) -> Arc<Keyring> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts other keys in force, also EVM's where they are given, and returns those before. What was judged is judged anew; what the
+    /// kernel was told not to ask about is the caller's part.
+    pub fn replace_keys(&self, keys: Arc<Keyring>, evm: Option<Arc<Keyring>>) -> (Arc<Keyring>, Option<Arc<Keyring>>) {
+        let before = std::mem::replace(&mut *self.keys.write().unwrap_or_else(PoisonError::into_inner), keys);
+        let evm_before = evm.and_then(|keys| Some(self.evm.as_ref()?.replace_keys(keys)));
+        // In this order: what is judged by those before is not kept, or is forgotten here.
+        self.trusted.fetch_add(1, Ordering::SeqCst);
+        self.cache.forget_verdicts();
+        (before, evm_before)
     }
 
     /// The same, with an EVM that is asked about what is appraised, and follows what is labelled.
@@ -452,7 +472,7 @@ impl Checker {
         seen: &mut Option<Seen>,
     ) -> Judged {
         for _ in 1..ATTEMPTS {
-            let again = Decided { hook: decided.hook, decision: decided.decision };
+            let again = Decided { hook: decided.hook, decision: decided.decision, trusted: decided.trusted };
             if let Some(judged) = self.attempt(again, access, carried, seen, false) {
                 return judged;
             }
@@ -507,7 +527,7 @@ impl Checker {
     fn decide(&self, policy: &CompiledPolicy, access: &Access<'_>, hook: Hook) -> Decided {
         let facts = access.file.facts();
         let event = Event { func: hook.func, mask: hook.mask, file: &facts, subject: access.task, data: None };
-        Decided { hook, decision: policy.decide(&event) }
+        Decided { hook, decision: policy.decide(&event), trusted: self.trusted.load(Ordering::SeqCst) }
     }
 
     /// Step 2: what of it is not done yet for this inode in this state. Nothing left gives the verdict at once.
@@ -615,7 +635,7 @@ impl Checker {
         if !collected.pending.appraise {
             return Ok(None);
         }
-        let found = self.keys.blocked().find(&collected.digest, |algorithm| access.file.digest(algorithm));
+        let found = self.keys().blocked().find(&collected.digest, |algorithm| access.file.digest(algorithm));
         found.map_err(Trouble::Collect)
     }
 
@@ -655,7 +675,7 @@ impl Checker {
             collected.pending.record.stamp.size == 0,
             access.created,
             requirement,
-            &self.keys,
+            &self.keys(),
             ask_evm,
         );
         let record = &mut collected.pending.record;
@@ -729,6 +749,17 @@ impl Checker {
                 cause = Some(Cause::DeniedHashAlgorithm);
                 detail = format!("{algorithm} is not among the rule's appraise_algos");
             }
+            let unchanged = record.stamp.changed + LATELY.as_nanos().cast_signed() < access.now;
+            if cause.is_none()
+                && !fixed
+                && let Some(algorithm) =
+                    self.label_not_to_be_written(access.file.id(), collected.label.as_deref(), unchanged)
+            {
+                // The rule may allow it, and the next access would be let through.
+                record.status[decided.decision.appraise_slot as usize] = Some(IntegrityStatus::Fail);
+                cause = Some(Cause::DeniedHashAlgorithm);
+                detail = not_to_be_written(algorithm);
+            }
         }
         let immutable = record.immutable;
         let signed = !fixed && collected.label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE);
@@ -737,7 +768,7 @@ impl Checker {
         if !signed && !immutable && (decided.decision.hash.is_some() || appraised) {
             self.maintain(access.file.id());
         }
-        let stable = self.keep(record, access);
+        let stable = self.keep(record, access, decided.trusted);
         let enforced = decided.decision.appraise.is_some() && self.mode() != Mode::Off;
         if cause.is_none() && enforced && !stable && runs_code(decided.hook) && !access.writes {
             // The kernel keeps writers from a file that is executed only after it has asked us.
@@ -787,12 +818,16 @@ impl Checker {
     }
 
     /// Remembers a record, unless the file changed meanwhile or somebody can change it unseen; whether neither is so.
-    fn keep(&self, mut record: Record, access: &Access<'_>) -> bool {
+    fn keep(&self, mut record: Record, access: &Access<'_>, trusted: u64) -> bool {
         let unchanged = access.file.stamp().is_ok_and(|stamp| stamp == record.stamp);
         let nobody_writes = access.file.nobody_writes();
         record.settled = is_settled(&record.stamp, access.now);
         if unchanged && !access.writes && nobody_writes != Some(false) {
             self.cache.store(access.file.id(), record);
+            if self.trusted.load(Ordering::SeqCst) != trusted {
+                // It went by other keys.
+                self.cache.forget(access.file.id());
+            }
         } else {
             self.cache.forget(access.file.id());
         }
@@ -914,8 +949,51 @@ impl Checker {
         }
     }
 
+    /// Somebody has changed an inode, `attributes` says whether these: whether the file has to be looked at for it
+    /// ([`Checker::attributes_changed`]).
+    pub fn attributes_noticed(&self, id: InodeId, attributes: bool) -> bool {
+        let label = attributes && self.policy().setxattr_algorithms().is_some();
+        if label {
+            self.label_writes.suspect(id);
+        }
+        label || self.evm.as_ref().is_some_and(|evm| evm.follows(id))
+    }
+
+    /// The algorithm of a label that the policy does not let be written, and that was not there before it was in force. `unchanged` says that
+    /// the inode has not changed lately.
+    pub fn label_not_to_be_written(&self, id: InodeId, label: Option<&[u8]>, unchanged: bool) -> Option<HashAlgorithm> {
+        let allowed = self.policy().setxattr_algorithms()?;
+        let denied = label.and_then(|label| label_writes::denied(label, allowed, self.log.hash()))?;
+        (!self.label_writes.was_there(id, label?, unchanged)).then_some(denied)
+    }
+
+    /// Records a label that the kernel would not have let be written. At level 1 that is seen afterwards.
+    fn look_at_written_label(&self, file: &dyn File, who: Option<&TaskIdentity>) {
+        let policy = self.policy();
+        let Some(allowed) = policy.setxattr_algorithms() else { return };
+        let denied = self.label_writes.look(file.id(), || {
+            // What cannot be read does not pass either.
+            let label = file.xattr("security.ima").ok().flatten()?;
+            let algorithm = label_writes::denied(&label, allowed, self.log.hash())?;
+            Some((label, algorithm))
+        });
+        let Some(algorithm) = denied else { return };
+        self.audit.record(AuditRecord::Data {
+            func: Func::SetxattrCheck,
+            cause: Cause::DeniedHashAlgorithm,
+            detail: not_to_be_written(algorithm),
+            task: who.cloned().unwrap_or_default(),
+            path: file.path(),
+            inode: file.id(),
+            rule: policy.rules().iter().position(|rule| rule.func == Some(Func::SetxattrCheck)),
+            denied: false,
+            fixed: false,
+        });
+    }
+
     /// Somebody has changed a file's attributes: EVM follows it where that may be, and what could not be is recorded.
     pub fn attributes_changed(&self, file: &dyn File, who: Option<TaskIdentity>, now: i128) {
+        self.look_at_written_label(file, who.as_ref());
         let Some(evm) = &self.evm else { return };
         let Ok(changed) = evm.changed(file, who.as_ref(), now) else { return };
         let (what, status) = match changed {
@@ -995,6 +1073,10 @@ impl Checker {
                 .and_then(|stamp| self.cache.lookup(access.file.id(), &stamp))
                 .is_some_and(|record| record.passes(decided.decision.appraise_slot, false, None))
     }
+}
+
+fn not_to_be_written(algorithm: HashAlgorithm) -> String {
+    format!("a label of {algorithm} was written, which is not among the policy's appraise_algos of SETXATTR_CHECK")
 }
 
 /// Whether the content is about to be run, so that nobody may be changing it.

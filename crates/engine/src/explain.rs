@@ -30,6 +30,8 @@ pub struct Explanation {
     pub appraisal: Option<Appraisal>,
     /// What EVM makes of the file, where it was asked.
     pub evm: Option<Judged>,
+    /// The label's algorithm, where the policy would not have let it be written (see [`crate::label_writes`]); whoever has seen that says so.
+    pub not_to_be_written: Option<HashAlgorithm>,
 }
 
 impl Explanation {
@@ -37,6 +39,7 @@ impl Explanation {
     pub fn cause(&self) -> Option<Cause> {
         let appraisal = self.appraisal.as_ref()?;
         let denied = self.decision.allowed_algorithms.is_some_and(|set| !set.contains(self.digest.algorithm()));
+        let denied = denied || self.not_to_be_written.is_some();
         appraisal.cause.or(denied.then_some(Cause::DeniedHashAlgorithm))
     }
 }
@@ -82,7 +85,8 @@ pub fn explain(
         Some(digest) => Appraisal::blocked(digest),
         None => appraise::appraise(label.as_deref(), &digest, empty, false, requirement, keys, ask_evm),
     });
-    Ok(Explanation { hook, decision, rules: policy.explain(&event), digest, label, appraisal, evm: judged })
+    let (rules, evm) = (policy.explain(&event), judged);
+    Ok(Explanation { hook, decision, rules, digest, label, appraisal, evm, not_to_be_written: None })
 }
 
 impl fmt::Display for Why {

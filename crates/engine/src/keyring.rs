@@ -104,6 +104,18 @@ impl Keyring {
         self
     }
 
+    /// Whether another is sure to come to the same: not where keys are kept elsewhere, which may have been others a moment ago.
+    pub fn is_the_same(&self, other: &Self) -> bool {
+        let alike = |ours: &[PublicKey], theirs: &[PublicKey]| {
+            ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(our, their)| our.is_the_same(their))
+        };
+        alike(&self.keys, &other.keys)
+            && alike(&self.revoked, &other.revoked)
+            && self.blocked == other.blocked
+            && self.sources.is_empty()
+            && other.sources.is_empty()
+    }
+
     /// What is never taken.
     pub const fn blocked(&self) -> &BlockList {
         &self.blocked
@@ -184,5 +196,36 @@ impl Keyring {
 impl FromIterator<PublicKey> for Keyring {
     fn from_iter<T: IntoIterator<Item = PublicKey>>(keys: T) -> Self {
         Self { keys: keys.into_iter().collect(), ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{KeyType, SigningKey};
+    use imara_format::block_list::Blocked;
+
+    #[test]
+    fn keyrings_are_the_same_when_they_verify_and_refuse_the_same() {
+        let certificate = |key: &SigningKey| key.self_signed_certificate("somebody", 3).unwrap();
+        let keys = [KeyType::P256, KeyType::P256].map(|kind| certificate(&SigningKey::generate(kind).unwrap()));
+        let of = |which: &[usize], blocked: &[u8]| {
+            let list: BlockList = blocked.iter().map(|byte| Blocked::Key(vec![*byte; 4])).collect();
+            let mut keyring = Keyring::new().with_block_list(list);
+            which.iter().for_each(|which| keyring.add(PublicKey::from_bytes(&keys[*which]).unwrap()));
+            keyring
+        };
+        for (name, one, other, same) in [
+            ("nothing", of(&[], &[]), of(&[], &[]), true),
+            ("the same keys", of(&[0, 1], &[7]), of(&[0, 1], &[7]), true),
+            // The first that answers to an id decides.
+            ("another order", of(&[0, 1], &[]), of(&[1, 0], &[]), false),
+            ("one more", of(&[0], &[]), of(&[0, 1], &[]), false),
+            ("one less", of(&[0], &[]), of(&[], &[]), false),
+            ("one more blocked", of(&[0], &[]), of(&[0], &[1]), false),
+            ("another blocked", of(&[0], &[2]), of(&[0], &[1]), false),
+        ] {
+            assert_eq!(one.is_the_same(&other), same, "{name}");
+        }
     }
 }

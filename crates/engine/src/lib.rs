@@ -19,6 +19,7 @@ pub mod integrity_status;
 pub mod keyring;
 pub mod keys;
 pub mod label;
+pub mod label_writes;
 pub mod lock;
 pub mod measure;
 pub mod policy;

@@ -265,7 +265,8 @@ impl Simulation {
         }
         let policy = self.checker.policy();
         let content = uses.iter().map(|one| content(&policy, file, one, self.settings.mode)).max().unwrap_or_default();
-        let quiet = Quiet::new(file, content, &self.settings, self.checker.keys());
+        let keys = self.checker.keys();
+        let quiet = Quiet::new(file, content, &self.settings, &keys);
         Some(uses.iter().map(|one| self.judge(&policy, &quiet, one)).collect())
     }
 
@@ -274,7 +275,8 @@ impl Simulation {
         lock(&self.ledger).files.insert(file.id());
         let policy = self.checker.policy();
         let content = content(&policy, file, one, self.settings.mode);
-        let quiet = Quiet::new(file, content, &self.settings, self.checker.keys());
+        let keys = self.checker.keys();
+        let quiet = Quiet::new(file, content, &self.settings, &keys);
         self.judge(&policy, &quiet, one)
     }
 

@@ -431,3 +431,140 @@ fn a_rules_hash_algorithms_are_kept_to() {
     assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::DeniedHashAlgorithm));
     assert!(!bench.done(&file));
 }
+
+#[test]
+fn a_label_that_the_policy_does_not_let_be_written_does_not_pass_where_it_was_written_since() {
+    let policy = "appraise func=BPRM_CHECK\nappraise func=SETXATTR_CHECK appraise_algos=sha512";
+    for (mode, refused) in [(Mode::Enforce, true), (Mode::Log, false)] {
+        let bench = bench(policy, mode);
+        let file = Fake::new(b"x");
+        file.label_with_digest();
+        let id = file.id();
+        let noticed = || {
+            bench.checker.changed(id, false);
+            assert!(bench.checker.attributes_noticed(id, true));
+        };
+        let denied = Verdict::Deny(Cause::DeniedHashAlgorithm);
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow, "it was there before");
+        noticed();
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow, "its mode was changed");
+        bench.checker.attributes_changed(&file, None, NOW);
+        assert!(bench.records.0.lock().unwrap().is_empty());
+        // Another content with its label, before and after somebody has looked.
+        file.change(b"y", 2);
+        file.label_with_digest();
+        noticed();
+        assert_eq!(bench.check(&file, 0, &EXECUTE) == denied, refused);
+        bench.checker.attributes_changed(&file, None, NOW);
+        bench.checker.attributes_changed(&file, None, NOW);
+        assert_eq!(bench.check(&file, 0, &EXECUTE) == denied, refused, "nor the second time");
+        assert!(!bench.done(&file));
+        let told = bench.records.0.lock().unwrap().clone();
+        let funcs: Vec<Func> = told
+            .iter()
+            .map(|record| match record {
+                AuditRecord::Data { func, cause: Cause::DeniedHashAlgorithm, .. } => *func,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(funcs, [Func::BprmCheck, Func::SetxattrCheck, Func::BprmCheck], "told once");
+        // What is allowed is good at once.
+        let digest = crypto::hash(HashAlgorithm::Sha512, &[b"y"]).unwrap();
+        *file.label.borrow_mut() = Some(label::encode_digest(&digest));
+        noticed();
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+        bench.checker.attributes_changed(&file, None, NOW);
+        assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+    }
+    // Without such a rule nobody looks.
+    let bench = bench("appraise func=BPRM_CHECK", Mode::Enforce);
+    assert!(!bench.checker.attributes_noticed(InodeId { device: 1, inode: 1 }, true));
+}
+
+#[test]
+fn what_changed_within_the_tick_or_by_a_clock_that_was_set_back_is_judged_anew() {
+    let tick = crate::cache::SETTLED.as_nanos().cast_signed();
+    for (what, changed, hashed) in [
+        ("long ago", 1, 1),
+        ("just before the tick", NOW - tick - 1, 1),
+        // Another change could get the same time.
+        ("within the tick", NOW - tick, 3),
+        ("now", NOW, 3),
+        ("when the clock was an hour ahead", NOW + 3_600_000_000_000, 3),
+    ] {
+        let bench = bench("measure func=BPRM_CHECK", Mode::Enforce);
+        let file = Fake::new(b"x");
+        file.change(b"x", changed);
+        for _ in 0..3 {
+            assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow, "{what}");
+        }
+        assert_eq!(file.hashed.get(), hashed, "{what}");
+        // Whoever sets the clock back, so that a change gets the time of the last one, is told of all the same.
+        *file.content.borrow_mut() = b"y".to_vec();
+        bench.checker.changed(file.id(), true);
+        let _ = bench.check(&file, 0, &EXECUTE);
+        assert_eq!(file.hashed.get(), hashed + 1, "{what}");
+    }
+}
+
+#[test]
+fn what_was_judged_by_other_keys_is_judged_anew_and_not_hashed_anew() {
+    let bench = bench("measure func=BPRM_CHECK\nappraise func=BPRM_CHECK", Mode::Enforce);
+    let file = Fake::new(b"x");
+    file.label_with_digest();
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+    assert!(bench.done(&file));
+    let digest = crypto::hash(HashAlgorithm::Sha256, &[b"x"]).unwrap();
+    let blocked =
+        || Keyring::new().with_block_list([imara_format::block_list::Blocked::Content(digest)].into_iter().collect());
+    let (before, _) = bench.checker.replace_keys(Arc::new(blocked()), None);
+    assert!(!bench.done(&file));
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Deny(Cause::Blocked));
+    let _ = bench.checker.replace_keys(before, None);
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+    // The file, and that its content was on the block list.
+    assert_eq!((file.hashed.get(), bench.list.paths().len()), (1, 2));
+}
+
+#[test]
+fn a_verdict_by_keys_that_were_replaced_meanwhile_is_not_kept() {
+    /// Keys are replaced while EVM and label are looked at.
+    struct Swaps<'a>(&'a Fake, &'a Checker);
+    impl File for Swaps<'_> {
+        fn id(&self) -> InodeId {
+            self.0.id()
+        }
+        fn stamp(&self) -> io::Result<Stamp> {
+            self.0.stamp()
+        }
+        fn facts(&self) -> FileFacts<'_> {
+            self.0.facts()
+        }
+        fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+            self.0.xattr(name)
+        }
+        fn set_xattr(&self, name: &str, value: &[u8]) -> io::Result<()> {
+            self.0.set_xattr(name, value)
+        }
+        fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
+            let _ = self.1.replace_keys(Arc::new(Keyring::new()), None);
+            self.0.digest(algorithm)
+        }
+        fn path(&self) -> Vec<u8> {
+            self.0.path()
+        }
+        fn nobody_writes(&self) -> Option<bool> {
+            self.0.nobody_writes()
+        }
+        fn times_tell(&self) -> bool {
+            true
+        }
+    }
+    let bench = bench("appraise func=BPRM_CHECK", Mode::Enforce);
+    let file = Fake::new(b"x");
+    file.label_with_digest();
+    let swaps = Swaps(&file, &bench.checker);
+    let access = Access { file: &swaps, task: &User(0), created: false, writes: false, now: NOW };
+    assert_eq!(bench.checker.check(&access, &EXECUTE), Verdict::Allow);
+    assert!(!bench.done(&file) && bench.checker.cache().is_empty());
+}

@@ -49,6 +49,11 @@ pub trait KeptKey: Send + Sync {
 }
 
 impl PublicKey {
+    /// Whether another is the same key with the same certificate; of one that is kept elsewhere that is not known.
+    pub fn is_the_same(&self, other: &Self) -> bool {
+        self.key_hash.is_some() && self.key_hash == other.key_hash && self.certificate == other.certificate
+    }
+
     /// Reads a certificate or a public key, in DER or PEM.
     ///
     /// # Errors

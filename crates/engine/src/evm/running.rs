@@ -61,7 +61,7 @@ pub struct Evm {
     mode: AtomicU32,
     key: RwLock<Option<Arc<dyn HmacKey>>>,
     source: Box<dyn KeySource>,
-    keys: Keyring,
+    keys: RwLock<Arc<Keyring>>,
     keeper: Box<dyn Keeper>,
     fix: AtomicBool,
     recorded: Recorded,
@@ -102,7 +102,7 @@ impl Evm {
             mode: AtomicU32::new(0),
             key: RwLock::default(),
             source,
-            keys,
+            keys: RwLock::new(Arc::new(keys)),
             keeper: Box::new(NoKeeper),
             fix: AtomicBool::new(false),
             recorded: Recorded::default(),
@@ -138,8 +138,14 @@ impl Evm {
     }
 
     /// The certificates.
-    pub const fn keys(&self) -> &Keyring {
-        &self.keys
+    pub fn keys(&self) -> Arc<Keyring> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts other certificates in force and returns those before. What was judged before must be judged again, which is the caller's
+    /// part.
+    pub fn replace_keys(&self, keys: Arc<Keyring>) -> Arc<Keyring> {
+        std::mem::replace(&mut *self.keys.write().unwrap_or_else(PoisonError::into_inner), keys)
     }
 
     /// `evm=fix`: a change is followed whatever the label was.
@@ -208,8 +214,8 @@ impl Evm {
     }
 
     fn with_verifier<T>(&self, ask: impl FnOnce(&Verifier<'_>) -> T) -> T {
-        let (rules, key) = (self.rules(), self.hmac_key());
-        ask(&Verifier { rules: &rules, mode: self.mode(), hmac_key: key.as_deref(), keys: &self.keys })
+        let (rules, key, keys) = (self.rules(), self.hmac_key(), self.keys());
+        ask(&Verifier { rules: &rules, mode: self.mode(), hmac_key: key.as_deref(), keys: &keys })
     }
 
     /// What EVM makes of a file's `security.ima`, without any effect.

@@ -396,7 +396,8 @@ mod tests {
         for file in files.repeat(2) {
             for task in [User(0), User(7)] {
                 for (func, mask) in [(Func::BprmCheck, 1), (Func::FileCheck, 4)] {
-                    let quiet = Quiet::new(file, Content::Known, &settings(), checker.keys());
+                    let keys = checker.keys();
+                    let quiet = Quiet::new(file, Content::Known, &settings(), &keys);
                     let access =
                         Access { file: &quiet, task: &task, created: false, writes: false, now: 1_000_000_000 };
                     let _ = checker.check(&access, &[Hook { func, mask }]);

@@ -2,7 +2,8 @@
 
 use super::{CommandResult, RuntimeDirectory};
 use crate::guard::control::{Request, ask};
-use crate::guard::{explanation, run};
+use crate::guard::explanation::{self, By};
+use crate::guard::run;
 use crate::output::{Failure, Outcome, print, print_json};
 use imara_engine::check::Mode;
 use imara_format::hash::HashAlgorithm;
@@ -45,8 +46,8 @@ pub fn run(arguments: Arguments) -> CommandResult {
             let policy = run::read_policy(policy)?;
             let keys = run::read_keys(&arguments.key)?;
             let hash = HashAlgorithm::Sha256;
-            explanation::explain_file(&policy, &keys, None, hash, Mode::Enforce, &path, arguments.uid)
-                .map_err(Failure::failed)?
+            let by = By { policy: &policy, keys: &keys, evm: None, hash, mode: Mode::Enforce, checker: None };
+            explanation::explain_file(by, &path, arguments.uid).map_err(Failure::failed)?
         }
         None => ask(&arguments.runtime.runtime_dir, &Request::Explain { path, uid: arguments.uid })?,
     };

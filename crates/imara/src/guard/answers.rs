@@ -3,7 +3,7 @@
 use super::control::{Reply, Request};
 use super::events::Events;
 use super::evm;
-use super::explanation;
+use super::explanation::{self, By};
 use super::level2::Programs;
 use super::live_policy::LivePolicy;
 use super::runtime;
@@ -92,8 +92,9 @@ impl Answers {
                 let policy = checker.policy();
                 let hash = checker.log().hash();
                 let evm = checker.evm().map(|evm| &**evm);
-                explanation::explain_file(&policy, checker.keys(), evm, hash, checker.mode(), &path, uid)
-                    .map_err(Failure::failed)
+                let (keys, mode) = (checker.keys(), checker.mode());
+                let by = By { policy: &policy, keys: &keys, evm, hash, mode, checker: Some(checker) };
+                explanation::explain_file(by, &path, uid).map_err(Failure::failed)
             }
             Request::EvmMode { bits, dry_run } => evm::write_mode(checker, &bits, dry_run, || self.ask_again()),
             Request::EvmXattrs { write: Some(write) } => evm::write_xattrs(checker, &write, || self.ask_again()),
@@ -214,10 +215,10 @@ impl Answers {
             "policy": about_policy,
             "watch": watch,
             "not_watched": unwatched,
-            "keys": keys_json(checker.keys()),
+            "keys": keys_json(&checker.keys()),
             "evm": checker.evm().map(|evm| evm::status(evm)),
             "keyrings": checker.keys().source_names(),
-            "blocked": blocked_json(checker.keys()),
+            "blocked": blocked_json(&checker.keys()),
             "list": {
                 "path": self.list_path(),
                 "template": checker.template().listed_name(),

@@ -7,6 +7,7 @@ use super::events::Events;
 use imara_engine::appraise::Cause;
 use imara_engine::audit::{AuditRecord, AuditSink, TaskIdentity};
 use imara_format::audit::{Record, RecordType, Value};
+use imara_format::policy::Func;
 use imara_linux::mounts::device_name;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -104,7 +105,10 @@ fn device_of(record: &AuditRecord) -> Option<u64> {
 }
 
 /// The step that a cause comes from.
-const fn op(cause: Cause) -> &'static str {
+const fn op(func: Func, cause: Cause) -> &'static str {
+    if matches!(func, Func::SetxattrCheck) {
+        return "set_data";
+    }
     match cause {
         Cause::CollectFailed | Cause::DeniedHashAlgorithm => "collect_data",
         Cause::Writers => "mmap_file",
@@ -156,8 +160,8 @@ fn fields<'a>(record: &'a AuditRecord, device: Option<&'a str>) -> (RecordType, 
         }
     };
     match record {
-        AuditRecord::Data { cause, task, path, inode, denied, .. } => {
-            let mut fields = common(task, op(*cause), cause.words(), path);
+        AuditRecord::Data { func, cause, task, path, inode, denied, .. } => {
+            let mut fields = common(task, op(*func, *cause), cause.words(), path);
             place(&mut fields, inode.inode);
             fields.push(("res", Value::Number((!denied).into())));
             fields.push(("errno", Value::Number(0)));
@@ -214,7 +218,6 @@ fn fields<'a>(record: &'a AuditRecord, device: Option<&'a str>) -> (RecordType, 
 mod tests {
     use super::*;
     use imara_engine::cache::InodeId;
-    use imara_format::policy::Func;
 
     fn line(record: &AuditRecord, device: Option<&str>) -> String {
         let (kind, fields) = fields(record, device);

@@ -289,10 +289,12 @@ impl State {
         let shown = printable(path);
         let mut word = format!(
             "{} {shown} ({}, {cause}) for {} (process {}, user {})",
-            match (denied, fixed) {
-                (true, _) => "refused",
-                (false, true) => "fixed",
-                (false, false) => "would be refused:",
+            match (denied, fixed, func) {
+                (true, ..) => "refused",
+                (false, true, _) => "fixed",
+                // It is done, and what is done then is refused.
+                (false, false, Func::SetxattrCheck) => "labelled, which the policy does not allow:",
+                (false, false, _) => "would be refused:",
             },
             func.name(),
             printable(&task.command),

@@ -1,14 +1,14 @@
 //! What `imara explain` says: which rule, which digest, which label, which key, and what would make it pass.
 
 use imara_engine::appraise::{Appraisal, Cause};
-use imara_engine::check::{Hook, Mode};
+use imara_engine::check::{Checker, File, Hook, Mode};
 use imara_engine::evm::Evm;
 use imara_engine::explain::{Explanation, User, explain};
 use imara_engine::keyring::{Keyring, VerifyError};
 use imara_engine::policy::CompiledPolicy;
 use imara_format::hash::{HashAlgorithm, to_hex};
 use imara_format::label::Label;
-use imara_format::policy::Func;
+use imara_format::policy::{AlgorithmSet, Func};
 use imara_format::signature::Signature;
 use imara_linux::opened::OpenedFile;
 use serde_json::{Value, json};
@@ -21,19 +21,29 @@ use std::path::Path;
 const HOOKS: [(Func, u8, &str); 3] =
     [(Func::BprmCheck, 1, "executed"), (Func::MmapCheck, 1, "mapped as a library"), (Func::FileCheck, 4, "read")];
 
+/// What a file is judged by.
+#[derive(Clone, Copy)]
+pub struct By<'a> {
+    /// The policy.
+    pub policy: &'a CompiledPolicy,
+    /// What labels are verified with.
+    pub keys: &'a Keyring,
+    /// EVM, where there is one.
+    pub evm: Option<&'a Evm>,
+    /// The default hash.
+    pub hash: HashAlgorithm,
+    /// The mode.
+    pub mode: Mode,
+    /// Who has seen what was done to it.
+    pub checker: Option<&'a Checker>,
+}
+
 /// Explains a file: a JSON document with a schema number.
 ///
 /// # Errors
 /// What opening or reading the file says, as text.
-pub fn explain_file(
-    policy: &CompiledPolicy,
-    keys: &Keyring,
-    evm: Option<&Evm>,
-    hash: HashAlgorithm,
-    mode: Mode,
-    path: &Path,
-    uid: u32,
-) -> Result<Value, String> {
+pub fn explain_file(by: By<'_>, path: &Path, uid: u32) -> Result<Value, String> {
+    let By { policy, keys, evm, hash, mode, checker } = by;
     let file = imara_linux::files::open_regular(path).map_err(|error| error.to_string())?;
     let opened = OpenedFile::new(file.as_fd()).map_err(|error| format!("{}: {error}", path.display()))?;
     let mappable = opened.elf().is_some_and(|elf| elf.executable_segment);
@@ -43,8 +53,11 @@ pub fn explain_file(
         if func == Func::MmapCheck && !mappable {
             continue;
         }
-        let explanation = explain(policy, keys, evm, hash, &opened, &User(uid), Hook { func, mask })
+        let mut explanation = explain(policy, keys, evm, hash, &opened, &User(uid), Hook { func, mask })
             .map_err(|error| format!("{}: {error}", path.display()))?;
+        let label = explanation.label.as_deref();
+        explanation.not_to_be_written =
+            checker.and_then(|checker| checker.label_not_to_be_written(opened.id(), label, false));
         let verdict = verdict(&explanation, mode);
         denied |= verdict == "deny";
         hooks.push(describe(policy, keys, &explanation, verdict, used, path));
@@ -93,7 +106,7 @@ fn describe(
         })),
         "cause": cause.map(Cause::words),
         "why": explanation.appraisal.as_ref().map(|appraisal| why(appraisal, cause, explanation)),
-        "to_pass": cause.map(|cause| remedy(cause, path, allowed(explanation))),
+        "to_pass": cause.map(|cause| remedy(cause, path, allowed(explanation, policy))),
         "rules": explanation.rules.iter().map(|rule| json!({
             "rule": rule.rule + 1,
             "line": policy.rules().get(rule.rule).map(|rule| rule.line),
@@ -170,6 +183,10 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
             format!("EVM: {}", reason.map_or_else(|| cause.words().to_owned(), ToString::to_string))
         }
         (Cause::InvalidHash, _) => "the digest in the label is not the content's: the file was changed".into(),
+        (Cause::DeniedHashAlgorithm, _) if explanation.not_to_be_written.is_some() => format!(
+            "the label uses {}, which the rule for SETXATTR_CHECK does not let be written",
+            explanation.digest.algorithm()
+        ),
         (Cause::DeniedHashAlgorithm, _) => {
             format!("the label uses {}, which the rule does not allow", explanation.digest.algorithm())
         }
@@ -193,10 +210,10 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
     }
 }
 
-/// A hash algorithm that the rule allows.
-fn allowed(explanation: &Explanation) -> Option<HashAlgorithm> {
-    let set = explanation.decision.allowed_algorithms?;
-    HashAlgorithm::ALL.iter().copied().find(|algorithm| set.contains(*algorithm))
+/// A hash algorithm that the rules allow.
+fn allowed(explanation: &Explanation, policy: &CompiledPolicy) -> Option<HashAlgorithm> {
+    let sets = [explanation.decision.allowed_algorithms, policy.setxattr_algorithms()];
+    sets.into_iter().flatten().reduce(AlgorithmSet::intersection)?.iter().next()
 }
 
 /// What would make it pass, as a command to type. `allowed` is a hash algorithm that the rule allows, where it matters.

@@ -1,10 +1,11 @@
 //! The guard's policy while it runs: shown, and replaced in one transaction.
 //!
-//! Read, parsed, its signature and version checked, asked about as a policy (POLICY_CHECK), tried on what is running now,
-//! swapped. Whatever fails on the way leaves the policy before in force.
+//! The keys and block lists of the configuration are read again with it. Read, parsed, its signature and version checked, asked about as
+//! a policy (POLICY_CHECK), tried on what is running now, swapped. Whatever fails on the way leaves what was before in force.
 
 use super::policy_source::{Demands, PolicySource, shown_signer};
 use super::running::{self, Running};
+use super::trusted_keys::{Read, TrustedKeys};
 use crate::output::Failure;
 use imara_engine::active_policy::ActivePolicy;
 use imara_engine::audit::{AuditRecord, TaskIdentity};
@@ -15,6 +16,7 @@ use imara_linux::hooks::fanotify::Guard;
 use imara_linux::opened::OpeningTask;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,6 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Debug)]
 pub struct LivePolicy {
     demands: Demands,
+    trusted: TrustedKeys,
     in_force: Mutex<InForce>,
     /// Policies are loaded one after the other. That takes as long as hashing what is running, for which nobody else waits.
     loading: Mutex<()>,
@@ -65,9 +68,10 @@ pub enum Placement {
 
 impl LivePolicy {
     /// The policy that the guard started with.
-    pub fn new(source: PolicySource, demands: Demands) -> Self {
+    pub fn new(source: PolicySource, demands: Demands, trusted: TrustedKeys) -> Self {
         Self {
             demands,
+            trusted,
             in_force: Mutex::new(InForce { about: about(&source, now()), path: source.path, loads: 0 }),
             loading: Mutex::default(),
         }
@@ -133,7 +137,8 @@ impl LivePolicy {
         in_force: InForce,
         path: &std::path::Path,
     ) -> Result<Value, Failure> {
-        let source = PolicySource::read(path, checker.keys(), &self.demands)?;
+        let keys = self.trusted.read(checker)?;
+        let source = PolicySource::read(path, &keys.keys, &self.demands)?;
         source.check_version(&self.demands)?;
         let before = checker.policy();
         let appends = match load.placement {
@@ -151,7 +156,7 @@ impl LivePolicy {
             .next("if that is meant: --force; `imara mode off` stops appraising without touching the policy"));
         }
         let policy = CompiledPolicy::new(Policy { rules });
-        let running = running::judge(checker, &policy, guard);
+        let running = running::judge(checker, &policy, &keys.keys, guard);
         if !running.refused.is_empty() && checker.mode() == Mode::Enforce && !load.force && !load.dry_run {
             return Err(would_stop(path, &running));
         }
@@ -159,7 +164,7 @@ impl LivePolicy {
         let mut notes: Vec<String> = Vec::new();
         let asked_again = match load.dry_run {
             true => None,
-            false => Some(self.put_in_force(checker, guard, &source, policy, &mut notes)?),
+            false => Some(self.put_in_force(checker, guard, &source, policy, &keys, &mut notes)?),
         };
         let mut document = json!({
             "schema": 1,
@@ -168,6 +173,7 @@ impl LivePolicy {
             "mode": checker.mode().name(),
             "rules": count,
             "before": { "rules": was, "policy": in_force.about },
+            "keys": keys.about(),
             "running": running,
             "asked_again": asked_again,
             "notes": notes,
@@ -188,17 +194,46 @@ impl LivePolicy {
         guard: &Guard,
         source: &PolicySource,
         policy: CompiledPolicy,
+        keys: &Read,
         notes: &mut Vec<String>,
     ) -> Result<bool, Failure> {
-        source.ask(checker)?;
-        let replaced = guard.replace_policy(Arc::new(ActivePolicy::new(policy))).map_err(|error| {
-            Failure::failed(format_args!("the kernel cannot be asked for what this policy needs: {error}"))
-                .next("see `imara status`, and the kernel log")
-        })?;
+        // A policy that came with its key is good by it.
+        let keys_before = keys.put_in_force(checker);
+        let swapped = self.swap(checker, guard, source, policy, keys_before.is_some());
+        if let (Err(_), Some(before)) = (&swapped, keys_before) {
+            before.restore(checker);
+            // What was let pass by the others, if anything was.
+            let _ = guard.ask_again_all();
+        }
+        let asked_again = swapped?;
         if let Err(error) = source.remember_version(&self.demands) {
             notes.push(format!("its version cannot be kept, so an older one will not be refused: {error}"));
         }
-        Ok(replaced.asked_again)
+        Ok(asked_again)
+    }
+
+    fn swap(
+        &self,
+        checker: &Checker,
+        guard: &Guard,
+        source: &PolicySource,
+        policy: CompiledPolicy,
+        other_keys: bool,
+    ) -> Result<bool, Failure> {
+        let failed = |error: io::Error| {
+            Failure::failed(format_args!("the kernel cannot be asked for what this policy needs: {error}"))
+                .next("see `imara status`, and the kernel log")
+        };
+        source.ask(checker)?;
+        let replaced = guard.replace_policy(Arc::new(ActivePolicy::new(policy))).map_err(failed)?;
+        if !other_keys || replaced.asked_again {
+            return Ok(replaced.asked_again);
+        }
+        guard.ask_again_all().map(|()| true).map_err(|error| {
+            // The rules are asked about already; only what they are differs.
+            let _ = guard.replace_policy(replaced.before);
+            failed(error)
+        })
     }
 }
 

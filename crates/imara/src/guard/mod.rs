@@ -18,3 +18,4 @@ pub mod runtime;
 pub mod sentinel;
 pub mod service_manager;
 pub mod tracing;
+pub mod trusted_keys;

@@ -13,6 +13,7 @@ use super::runtime::{self, HEARTBEAT, Left, Runtime};
 use super::sentinel::{self, Beside};
 use super::service_manager;
 use super::tracing::Tracing;
+use super::trusted_keys::TrustedKeys;
 use crate::command::certificates::Trust;
 use crate::command::paths::read;
 use crate::output::{Failure, Outcome};
@@ -94,7 +95,8 @@ pub fn run(config: &Config) -> Result<Outcome, Failure> {
 
 fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure> {
     let mut tell = |note: &str| events.say(note);
-    let keys = config.trust.keyring(&config.keys, None)?;
+    let trusted = TrustedKeys::of(config);
+    let keys = trusted.keyring()?;
     let demands =
         Demands { signature: config.policy_signature_required, state_directory: config.state_directory.clone() };
     let mut beginning = Beginning::default();
@@ -174,7 +176,7 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
         events: Arc::clone(events),
         about: about(config, &directory, &in_use, &beginning),
         started: now_seconds(),
-        policy: LivePolicy::new(source, demands),
+        policy: LivePolicy::new(source, demands, trusted),
         tracing: Arc::clone(&tracing),
         programs,
         beside: Arc::clone(&beside),
@@ -233,7 +235,7 @@ fn wait_for_the_end(answers: &Answers, tell: &mut impl FnMut(&str)) -> i32 {
         }
         let own = std::process::id().cast_signed();
         match answers.answer(Request::LoadPolicy(Load::default()), own) {
-            Ok(_) => tell("the policy was read again and is in force"),
+            Ok(_) => tell("the policy, the keys and the block lists were read again and are in force"),
             Err(failure) => tell(&format!("the policy was not loaded: {}", failure.what)),
         }
     }

@@ -1,9 +1,10 @@
-//! What is running now, judged by a policy that is not in force yet: the programs of all processes and the libraries they
+//! What is running now, judged by a policy and keys that are not in force yet: the programs of all processes and the libraries they
 //! have mapped, as far as they are on watched file systems. A policy that would refuse these would stop the machine at the
 //! next restart of a service.
 
 use imara_engine::check::{Checker, File, Hook};
 use imara_engine::explain::explain;
+use imara_engine::keyring::Keyring;
 use imara_engine::policy::{CompiledPolicy, Event};
 use imara_format::policy::{Func, Mask};
 use imara_linux::files;
@@ -45,7 +46,7 @@ pub struct Refused {
 }
 
 /// Judges what is running.
-pub fn judge(checker: &Checker, policy: &CompiledPolicy, guard: &Guard) -> Running {
+pub fn judge(checker: &Checker, policy: &CompiledPolicy, keys: &Keyring, guard: &Guard) -> Running {
     let mut running = Running::default();
     let mut seen = HashSet::new();
     let begun = Instant::now();
@@ -69,7 +70,7 @@ pub fn judge(checker: &Checker, policy: &CompiledPolicy, guard: &Guard) -> Runni
                 running.not_judged += 1;
                 continue;
             }
-            match refused(checker, policy, &opened, pid, func) {
+            match refused(checker, policy, keys, &opened, pid, func) {
                 Ok(refused) => {
                     running.judged += 1;
                     running.refused.extend(refused);
@@ -84,6 +85,7 @@ pub fn judge(checker: &Checker, policy: &CompiledPolicy, guard: &Guard) -> Runni
 fn refused(
     checker: &Checker,
     policy: &CompiledPolicy,
+    keys: &Keyring,
     file: &OpenedFile<'_>,
     pid: i32,
     func: Func,
@@ -97,13 +99,14 @@ fn refused(
         return Ok(None);
     };
     let algorithms = decision.allowed_algorithms.as_ref();
-    let known = checker.cache().lookup(file.id(), &file.stamp()?);
+    // What is known went by the keys in force.
+    let known = checker.cache().lookup(file.id(), &file.stamp()?).filter(|_| keys.is_the_same(&checker.keys()));
     if known.is_some_and(|record| record.passes(decision.appraise_slot, decision.flags.signature_required, algorithms))
     {
         return Ok(None);
     }
     let (evm, hash) = (checker.evm().map(|evm| &**evm), checker.log().hash());
-    let explanation = explain(policy, checker.keys(), evm, hash, file, &task, hook)?;
+    let explanation = explain(policy, keys, evm, hash, file, &task, hook)?;
     Ok(explanation.cause().map(|cause| Refused {
         path: String::from_utf8_lossy(&file.path()).into_owned(),
         pid,

@@ -118,6 +118,57 @@ fn a_blocked_file_is_refused_whatever_its_label_and_a_blocked_key_whatever_it_si
 }
 
 #[test]
+fn keys_and_block_lists_are_read_again_when_a_policy_is_loaded() {
+    let mut scratch = scratch!("keys_and_block_lists_are_read_again_when_a_policy_is_loaded");
+    let (folder, list) = (scratch.path("trusted"), scratch.path("block-list"));
+    fs::create_dir(&folder).unwrap();
+    let added = scratch.make_rsa_key("added");
+    fs::copy(scratch.certificate(), folder.join("first.der")).unwrap();
+    fs::write(&list, "").unwrap();
+    let (good, blocked) = (scratch.signed_program("good"), scratch.on("blocked"));
+    shell(&format!("cp /bin/true {0}; printf more >>{0}", blocked.display()));
+    scratch.sign(&[&blocked]);
+    let signed = scratch.program_signed_with("added", "signed", "sha256");
+    settle();
+    let more = ["--block-list", list.to_str().unwrap(), "--key", folder.to_str().unwrap()];
+    scratch.guard_with(SIGNED_PROGRAMS, "enforce", &more);
+    // Twice: the second time nobody is asked.
+    assert!(runs(&good) && runs(&blocked) && runs(&good) && runs(&blocked) && !runs(&signed));
+    let reload = |scratch: &Scratch| scratch.json(&["policy", "load", "--json"]);
+    assert_eq!(reload(&scratch)["keys"]["changed"], false);
+    let hashed = scratch.status()["counts"]["hashed"].clone();
+    // A content that was let pass before, and a key that was not known.
+    let digest = crypto::hash(HashAlgorithm::Sha256, &[&fs::read(&blocked).unwrap()]).unwrap();
+    fs::write(&list, format!("bin:{}\n", digest.to_hex())).unwrap();
+    fs::copy(&added, folder.join("added.der")).unwrap();
+    assert!(runs(&blocked) && !runs(&signed), "what is read again is that alone");
+    let loaded = reload(&scratch);
+    assert_eq!((&loaded["keys"]["changed"], &loaded["keys"]["blocked"]), (&true.into(), &1.into()), "{loaded}");
+    assert!(!runs(&blocked) && runs(&signed) && runs(&good));
+    assert_eq!(scratch.status()["recent"][0]["cause"], "blacklisted-hash");
+    // One of them was named by itself, too.
+    let keys = |scratch: &Scratch| scratch.status()["keys"].as_array().unwrap().len();
+    assert_eq!(keys(&scratch), 3);
+    assert_eq!(scratch.status()["counts"]["hashed"], hashed, "contents stay known");
+    // What cannot be read leaves all as it was.
+    fs::write(&list, "bin:0123").unwrap();
+    fs::remove_file(folder.join("added.der")).unwrap();
+    let refused = scratch.imara(&["policy", "load"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(text(&refused.stderr).contains("line 1") && text(&refused.stderr).contains("stays in force"));
+    assert!(!runs(&blocked) && runs(&signed) && runs(&good));
+    // By signal; a key that is gone verifies nothing that was let pass before.
+    fs::write(&list, "").unwrap();
+    signal("HUP", scratch.pid());
+    eventually("the key is gone", PATIENCE, || keys(&scratch) == 2);
+    eventually("that is said", PATIENCE, || {
+        scratch.said().contains("the policy, the keys and the block lists were read again")
+    });
+    assert!(runs(&good) && runs(&blocked) && !runs(&signed));
+    scratch.proven();
+}
+
+#[test]
 fn a_guard_does_not_start_with_a_keyring_or_a_list_that_it_cannot_use() {
     let mut scratch = scratch!("a_guard_does_not_start_with_a_keyring_or_a_list_that_it_cannot_use");
     let list = scratch.path("block-list");

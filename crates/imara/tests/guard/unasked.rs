@@ -2,15 +2,17 @@
 
 use crate::scratch::*;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 #[test]
 fn a_file_that_was_judged_is_not_asked_about_until_it_changes() {
     let mut scratch = scratch!("a_file_that_was_judged_is_not_asked_about_until_it_changes");
     type Change = fn(&Scratch, &Path);
-    let cases: [(&str, u32, Change); 10] = [
+    let cases: [(&str, u32, Change); 16] = [
         ("written by root", 0, |_, path| drop(shell(&format!("echo more >> '{}'", path.display())))),
         ("written by its owner", USER, |scratch, path| {
             let script = format!("echo more >> '{}'", path.display());
@@ -43,6 +45,40 @@ fn a_file_that_was_judged_is_not_asked_about_until_it_changes() {
             fs::rename(&other, path).unwrap();
         }),
         ("stored to through a mapping", USER, |scratch, path| Mapping::new(scratch, USER, path).store()),
+        ("written by another name of it", 0, |scratch, path| {
+            let other = scratch.on("another-name");
+            fs::hard_link(path, &other).unwrap();
+            // That was a change as well; what is judged now has both names.
+            assert!(opens(path) && opens(&other));
+            shell(&format!("echo more >> '{}'", other.display()));
+        }),
+        ("written by a name that it had before", 0, |scratch, path| {
+            let moved = scratch.on("moved");
+            fs::rename(path, &moved).unwrap();
+            shell(&format!("echo more >> '{}'", moved.display()));
+            fs::rename(&moved, path).unwrap();
+        }),
+        ("written through a bind mount", 0, |scratch, path| {
+            let (place, name) = (scratch.path("bind"), path.file_name().unwrap().to_str().unwrap());
+            fs::create_dir(&place).unwrap();
+            must(command("mount").arg("--bind").arg(&scratch.mnt).arg(&place));
+            shell(&format!("echo more >> '{}/{name}'; umount '{0}'", place.display()));
+        }),
+        ("written in another mount namespace", 0, |_, path| {
+            must(command("unshare").args(["-m", "sh", "-ec", &format!("echo more >> '{}'", path.display())]));
+        }),
+        ("written after the file system was read-only for a while", 0, |scratch, path| {
+            for how in ["remount,ro", "remount,rw"] {
+                must(command("mount").args(["-o", how]).arg(&scratch.mnt));
+                assert!(opens(path), "{how}");
+            }
+            shell(&format!("echo more >> '{}'", path.display()));
+        }),
+        ("another label of the same size", 0, |_, path| {
+            let mut bytes = label(path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            set_label(path, &bytes);
+        }),
     ];
     let mut policy = "measure func=FILE_CHECK mask=^MAY_READ\n".to_owned();
     policy.push_str("appraise func=FILE_CHECK mask=MAY_READ appraise_type=imasig\n");
@@ -110,6 +146,30 @@ fn a_store_through_a_mapping_that_changes_no_time_is_seen() {
     drop(mapping);
     settle();
     assert!(opens(&path) && opens(&path));
+}
+
+#[test]
+fn who_has_it_open_for_writing_is_never_taken_for_nobody() {
+    let mut scratch = scratch!("who_has_it_open_for_writing_is_never_taken_for_nobody");
+    let path = scratch.data("file", 0);
+    scratch.sign(&[&path]);
+    // From before there was a guard, and until after there is one.
+    let script = format!("exec 3>> '{}'; echo open; read line; echo more >&3; echo written; read line", path.display());
+    let mut writer = command("sh");
+    let mut writer = start(writer.args(["-ec", &script]).stdin(Stdio::piped()).stdout(Stdio::piped())).unwrap();
+    let mut said = BufReader::new(writer.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "open");
+    settle();
+    scratch.guard("appraise func=FILE_CHECK mask=MAY_READ appraise_type=imasig\n", "enforce");
+    for _ in 0..20 {
+        assert!(opens(&path), "as it was signed");
+    }
+    writer.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "written");
+    assert!(!opens(&path), "at once");
+    drop(writer.stdin.take());
+    writer.wait().unwrap();
+    assert!(!opens(&path) && scratch.alive());
 }
 
 #[test]

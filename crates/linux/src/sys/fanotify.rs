@@ -415,6 +415,8 @@ pub enum Change<'a> {
         handle: FileHandle<'a>,
         /// Whether a writer went.
         writer_gone: bool,
+        /// Whether attributes changed.
+        attributes: bool,
         /// Whose process did it; 0 where that is not to be seen from here.
         pid: i32,
     },
@@ -471,7 +473,8 @@ impl ChangeGroup {
                 change(Change::Overflow);
             } else if let Some((fsid, handle)) = split_handle(record.information) {
                 let writer_gone = record.mask & libc::FAN_CLOSE_WRITE != 0;
-                change(Change::Inode { fsid, handle, writer_gone, pid: record.tid });
+                let attributes = record.mask & libc::FAN_ATTRIB != 0;
+                change(Change::Inode { fsid, handle, writer_gone, attributes, pid: record.tid });
             }
             bytes = record.rest;
         }

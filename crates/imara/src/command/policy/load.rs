@@ -88,6 +88,11 @@ fn for_people(document: &Value) -> String {
     }
     let before = &document["before"];
     let _ = writeln!(out, "\nbefore: {}, {} rules", text(&before["policy"]["path"]), before["rules"]);
+    let keys = &document["keys"];
+    if keys["changed"] == true {
+        let _ =
+            writeln!(out, "keys: others than before: {}, {} entries on block lists", keys["count"], keys["blocked"]);
+    }
     let running = &document["running"];
     let refused = running["refused"].as_array().map(Vec::as_slice).unwrap_or_default();
     let _ = write!(out, "running now: {} files judged, {} would be refused", running["judged"], refused.len());

@@ -29,6 +29,15 @@ enum Follows {
     Attributes { pid: i32 },
 }
 
+/// What is told of an inode.
+#[derive(Clone, Copy)]
+struct Told {
+    writer_gone: bool,
+    attributes: bool,
+    /// Whose process did it; 0 where that is not to be seen from here.
+    pid: i32,
+}
+
 impl Shared {
     /// A thread's life: takes back what was let pass when attributes change or the last writer goes.
     pub(super) fn watch_changes(&self, labels: &SyncSender<Relabel>) {
@@ -41,8 +50,9 @@ impl Shared {
             let _ = changes.read(&mut buffer, |change| {
                 self.counters.changes.fetch_add(1, Ordering::Relaxed);
                 match change {
-                    Change::Inode { fsid, handle, writer_gone, pid } => {
-                        self.changed(fsid, &handle, writer_gone, pid, labels);
+                    Change::Inode { fsid, handle, writer_gone, attributes, pid } => {
+                        let told = Told { writer_gone, attributes, pid };
+                        self.changed(fsid, &handle, told, labels);
                     }
                     Change::Overflow => {
                         self.counters.overflows.fetch_add(1, Ordering::Relaxed);
@@ -54,7 +64,8 @@ impl Shared {
         }
     }
 
-    fn changed(&self, fsid: u64, handle: &FileHandle<'_>, writer_gone: bool, pid: i32, labels: &SyncSender<Relabel>) {
+    fn changed(&self, fsid: u64, handle: &FileHandle<'_>, told: Told, labels: &SyncSender<Relabel>) {
+        let Told { writer_gone, attributes, pid } = told;
         // Unmounted meanwhile: its marks are gone, or were taken back with it.
         let Some(superblock) = self.superblocks.told_as(fsid) else {
             return;
@@ -75,6 +86,8 @@ impl Shared {
                 InodeId { device: stat.st_dev, inode: stat.st_ino }
             }
         };
+        // Before anything is forgotten: what is judged from now on knows of it.
+        let look = pid != self.own && self.checker.attributes_noticed(id, attributes);
         self.checker.changed(id, writer_gone);
         self.forget_interpreter(id);
         // It may have been deleted, and a descriptor of ours keeps its room taken. The mark goes with the lease.
@@ -95,7 +108,7 @@ impl Shared {
         if writer_gone && self.checker.maintains(id) {
             follow(Follows::Content);
         }
-        if pid != self.own && self.checker.evm().is_some_and(|evm| evm.follows(id)) {
+        if look {
             follow(Follows::Attributes { pid });
         }
     }
