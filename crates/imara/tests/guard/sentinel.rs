@@ -15,6 +15,7 @@ const SEIZE: &str = r#"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 int main(int count, char **arguments) {
@@ -32,6 +33,8 @@ int main(int count, char **arguments) {
         name[strcspn(name, "\n")] = 0;
         if (count > 2 && !strcmp(name, arguments[2])) continue;
         if (ptrace(PTRACE_ATTACH, atoi(task->d_name), 0, 0)) { perror("ptrace"); return 3; }
+        /* It may be under way to an answer until then. */
+        if (waitpid(atoi(task->d_name), 0, __WALL) < 0) { perror("waitpid"); return 4; }
     }
     puts("seized");
     fflush(stdout);
@@ -47,6 +50,14 @@ fn sentinel(scratch: &Scratch) -> Option<u32> {
 fn is_there(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
+}
+
+/// Whether no thread of a process runs any more, stopped or gone.
+fn all_stopped(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stat = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+    let state = |stat: &String| stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    threads.map(stat).all(|stat| !matches!(state(&stat), Some('R' | 'S' | 'D')))
 }
 
 /// What the next guard says of the end of the one before.
@@ -72,6 +83,7 @@ fn a_guard_that_is_stopped_or_held_by_a_debugger_holds_up_nobody_for_long() {
         let mut debugger: Option<Child> = None;
         if how == "stopped" {
             signal("STOP", pid);
+            eventually("none of its threads runs", PATIENCE, || all_stopped(pid));
         } else {
             let mut seize = command(&seize);
             let mut child =
