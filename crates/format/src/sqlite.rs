@@ -244,9 +244,9 @@ impl<'s, R: ReadAt> Rows<'s, R> {
     }
 
     fn page(&mut self, number: u32) -> Result<Vec<u8>, SqliteError> {
-        let circle = || damaged(number, "pages lead in a circle");
-        self.budget = self.budget.checked_sub(1).ok_or_else(circle)?;
-        self.database.page(number)
+        let page = self.database.page(number)?;
+        self.budget = self.budget.checked_sub(1).ok_or_else(|| damaged(number, "pages lead in a circle"))?;
+        Ok(page)
     }
 
     fn enter(&mut self, number: u32) -> Result<(), SqliteError> {
