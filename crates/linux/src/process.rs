@@ -159,6 +159,13 @@ fn standstill_of(status: &str) -> Standstill {
     }
 }
 
+/// Whether a task has another mount namespace than we have, so that a path may mean another file there.
+pub fn has_other_mounts(tid: i32) -> bool {
+    let namespace = |task: &str| std::fs::read_link(format!("/proc/{task}/ns/mnt")).ok();
+    // One that has gone is taken for one of ours.
+    namespace(&tid.to_string()).is_some_and(|its| namespace("self").is_some_and(|ours| its != ours))
+}
+
 /// Whether the process with this number is a corpse: killed, and kept by a thread that the kernel cannot let go.
 pub fn is_dead(pid: &str) -> bool {
     let state = |stat: String| stat.rsplit(')').next()?.trim_start().chars().next();

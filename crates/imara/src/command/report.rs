@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Show what did not pass since the guard started, or by an audit log, grouped: after a time in log mode, what enforce mode would
@@ -69,6 +70,36 @@ struct Failed {
     count: u64,
     refused: u64,
     last: u64,
+    /// Which file it was; a log names no device that could be compared.
+    inode: Option<u64>,
+    device: Option<u64>,
+}
+
+/// What is at a path now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Here {
+    /// The file that did not pass.
+    Same,
+    /// Another one.
+    Another,
+    Nothing,
+}
+
+impl Failed {
+    fn here(&self) -> Here {
+        let Ok(now) = self.path.symlink_metadata() else { return Here::Nothing };
+        let agrees = |then: Option<u64>, now: u64| then.is_none_or(|then| then == now);
+        let same = now.is_file() && agrees(self.inode, now.ino()) && agrees(self.device, now.dev());
+        if same { Here::Same } else { Here::Another }
+    }
+}
+
+/// Those of some paths where something is, each once.
+fn those<'a>(paths: &[(&'a Path, Here)], wanted: Here) -> Vec<&'a Path> {
+    let mut those: Vec<&Path> = paths.iter().filter(|(_, here)| *here == wanted).map(|(path, _)| *path).collect();
+    those.sort_unstable();
+    those.dedup();
+    those
 }
 
 /// Where from, and what.
@@ -112,15 +143,14 @@ impl Arguments {
 
     fn print_paths(&self, report: &Report) -> CommandResult {
         let end: &[u8] = if self.null { b"\0" } else { b"\n" };
-        let mut paths: Vec<&Path> = report
-            .failed
-            .iter()
-            .filter(|failed| !self.cause.is_empty() || UNLABELLED.contains(&failed.cause.as_str()))
-            .map(|failed| failed.path.as_path())
-            .filter(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()))
-            .collect();
-        paths.sort_unstable();
-        paths.dedup();
+        let wanted = |failed: &&Failed| !self.cause.is_empty() || UNLABELLED.contains(&failed.cause.as_str());
+        let found: Vec<(&Path, Here)> =
+            report.failed.iter().filter(wanted).map(|failed| (failed.path.as_path(), failed.here())).collect();
+        // A label for another file than the one that did not pass is not what anybody asked for.
+        if let Some(others) = of_others(&those(&found, Here::Another)) {
+            eprintln!("imara: left out: {others}");
+        }
+        let paths = those(&found, Here::Same);
         let mut stdout = io::stdout().lock();
         let write = |path: &&Path| stdout.write_all(&[path.as_os_str().as_bytes(), end].concat());
         // A reader that went away has had enough.
@@ -142,6 +172,8 @@ fn of_guard(document: &Value) -> Report {
             count: failed["count"].as_u64().unwrap_or(0),
             refused: failed["refused"].as_u64().unwrap_or(0),
             last: failed["last"].as_u64().unwrap_or(0),
+            inode: failed["inode"].as_u64(),
+            device: failed["device"].as_u64(),
         }
     });
     Report {
@@ -172,7 +204,10 @@ fn of_log(log: &Path) -> Result<Report, Failure> {
                 count: 0,
                 refused: 0,
                 last: 0,
+                inode: None,
+                device: None,
             });
+            one.inode = record.number("ino").and_then(|inode| u64::try_from(inode).ok()).filter(|inode| *inode != 0);
             one.count += 1;
             one.refused += u64::from(record.number("res") == Some(0));
             one.last = one.last.max(record.milliseconds / 1000);
@@ -194,7 +229,7 @@ impl Report {
                 object.insert("count".into(), json!(failed.count));
                 object.insert("refused".into(), json!(failed.refused));
                 object.insert("last".into(), json!(failed.last));
-                object.insert("is_there".into(), json!(failed.path.symlink_metadata().is_ok()));
+                object.insert("is_there".into(), json!(failed.here() == Here::Same));
                 Value::Object(object)
             })
             .collect();
@@ -240,9 +275,14 @@ impl Report {
             let _ = writeln!(out, "\n{cause}{when}: {}, {}", plural(group.len(), "file"), accesses(count));
             write_places(&mut out, group, all);
         }
-        let gone = paths.iter().filter(|path| path.symlink_metadata().is_err()).count();
+        let found: Vec<(&Path, Here)> =
+            self.failed.iter().map(|failed| (failed.path.as_path(), failed.here())).collect();
+        let gone = those(&found, Here::Nothing).len();
         if gone > 0 {
             let _ = writeln!(out, "\n{} no longer there, or of another mount namespace", plural(gone, "file"));
+        }
+        if let Some(others) = of_others(&those(&found, Here::Another)) {
+            let _ = writeln!(out, "\nnot to be labelled by these paths: {others}");
         }
         if self.left_out > 0 {
             let _ = writeln!(out, "\n{} more are not listed: there are too many", accesses(self.left_out));
@@ -294,6 +334,16 @@ fn write_places(out: &mut String, group: &[&Failed], all: bool) {
     }
 }
 
+/// What is said of paths that do not lead to what did not pass.
+fn of_others(paths: &[&Path]) -> Option<String> {
+    let first = printable(paths.first()?);
+    Some(format!(
+        "{}, such as {first}, where there is now another file than the one that did not pass: it was replaced since, or was in another \
+         mount namespace (a container)",
+        plural(paths.len(), "file")
+    ))
+}
+
 fn plural(count: usize, word: &str) -> String {
     if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
@@ -307,7 +357,8 @@ mod tests {
     use super::*;
 
     fn failed(path: &str, cause: &str, count: u64) -> Failed {
-        Failed { path: path.into(), func: Some("BPRM_CHECK".into()), cause: cause.into(), count, refused: 1, last: 60 }
+        let (path, func, cause) = (path.into(), Some("BPRM_CHECK".into()), cause.into());
+        Failed { path, func, cause, count, refused: 1, last: 60, inode: None, device: None }
     }
 
     #[test]
@@ -341,13 +392,35 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_leads_to_another_file_now_is_told_from_the_one_that_did_not_pass() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let now = path.metadata().unwrap();
+        for (inode, device, expected) in [
+            (None, None, Here::Same),
+            (Some(now.ino()), None, Here::Same),
+            (Some(now.ino()), Some(now.dev()), Here::Same),
+            (Some(now.ino() + 1), None, Here::Another),
+            (Some(now.ino()), Some(now.dev() + 1), Here::Another),
+        ] {
+            let failed = Failed { inode, device, ..failed(path.to_str().unwrap(), "missing-hash", 1) };
+            assert_eq!(failed.here(), expected, "{inode:?} {device:?}");
+            let report = Report { failed: vec![failed], left_out: 0, source: json!({ "since": 0 }) };
+            let told = report.for_people(false).contains("not to be labelled by these paths: 1 file");
+            assert_eq!(told, expected == Here::Another, "{inode:?} {device:?}");
+        }
+        assert_eq!(failed("/nowhere/file", "missing-hash", 1).here(), Here::Nothing);
+    }
+
+    #[test]
     fn a_log_is_read_whoever_wrote_it() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
         std::fs::write(
             &log,
             b"type=SYSCALL msg=audit(1.2:3): a=b\n\
-              type=INTEGRITY_DATA msg=audit(7.000:1): pid=1 cause=missing-hash comm=\"sh\" name=\"/a\" res=0 errno=0\n\
+              type=INTEGRITY_DATA msg=audit(7.000:1): pid=1 cause=missing-hash comm=\"sh\" name=\"/a\" dev=\"vda\" ino=7 res=0 errno=0\n\
               [ 1.0] audit: type=1800 audit(8.000:2): pid=1 cause=missing-hash comm=\"sh\" name=\"/a\" res=1 errno=0\n\
               type=INTEGRITY_RULE msg=audit(9.000:3): file=\"/b\"\n\
               type=INTEGRITY_DATA msg=audit(9.000:4): pid=1 cause=invalid-hash comm=\"sh\" name=FF20 res=0 errno=0\n\xff\xfe",

@@ -9,8 +9,10 @@ use super::explanation::remedy;
 use crate::command::paths::{path_json, printable_bytes as printable};
 use imara_engine::appraise::Cause;
 use imara_engine::audit::{AuditRecord, TaskIdentity};
+use imara_engine::cache::InodeId;
 use imara_engine::lock::{EVENTS, Lock};
 use imara_format::policy::Func;
+use imara_linux::process::has_other_mounts;
 use imara_linux::sys::lease;
 use imara_linux::sys::process::block_termination;
 use serde_json::{Value, json};
@@ -74,6 +76,7 @@ struct Failed {
     command: Vec<u8>,
     uid: u32,
     rule: Option<usize>,
+    inode: Option<InodeId>,
 }
 
 #[derive(Debug)]
@@ -202,6 +205,8 @@ impl Events {
                     "command": String::from_utf8_lossy(&failed.command),
                     "uid": failed.uid,
                     "rule": failed.rule.map(|rule| rule + 1),
+                    "device": failed.inode.map(|inode| inode.device),
+                    "inode": failed.inode.map(|inode| inode.inode),
                 });
                 put_path(&mut failure, path);
                 failure
@@ -249,7 +254,7 @@ impl State {
             self.recent.pop_front();
         }
         self.recent.push_back((when, record.clone()));
-        let AuditRecord::Data { func, cause, detail, task, path, rule, denied, .. } = record else {
+        let AuditRecord::Data { func, cause, detail, task, path, inode, rule, denied, .. } = record else {
             return;
         };
         *self.causes.entry((func.name(), cause.words(), *denied)).or_default() += 1;
@@ -266,6 +271,8 @@ impl State {
         failed.command.clone_from(&task.command);
         failed.uid = task.uids[0];
         failed.rule = *rule;
+        // Of a file that was not asked for its number there is none.
+        failed.inode = (inode.inode != 0).then_some(*inode);
     }
 
     /// A word about a failure, if it is the first of its kind and there were not too many.
@@ -288,7 +295,7 @@ impl State {
         self.explained.insert(key, now);
         let shown = printable(path);
         let mut word = format!(
-            "{} {shown} ({}, {cause}) for {} (process {}, user {})",
+            "{} {shown} ({}, {cause}) for {} (process {}, user {}{})",
             match (denied, fixed, func) {
                 (true, ..) => "refused",
                 (false, true, _) => "fixed",
@@ -300,6 +307,7 @@ impl State {
             printable(&task.command),
             task.pid,
             task.uids[0],
+            if has_other_mounts(task.tid) { "; the path is that of its mount namespace" } else { "" },
         );
         if !detail.is_empty() {
             word.push_str(&format!(": {}", printable(detail.as_bytes())));
@@ -399,7 +407,6 @@ fn put_task(event: &mut Value, task: &TaskIdentity) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use imara_engine::cache::InodeId;
 
     fn failure(path: &[u8], cause: Cause, denied: bool) -> AuditRecord {
         AuditRecord::Data {

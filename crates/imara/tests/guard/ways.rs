@@ -1,5 +1,5 @@
-//! Each way of running code that docs/guard.md lists, at level 1. `tests/vm/scenarios/kernel-reach` tries the same ways with the same
-//! program where the kernel itself refuses.
+//! Each way of running code that docs/guard.md lists, at level 1. `tests/vm/scenarios/level2-reach` and `kernel-reach` try the same ways
+//! with the same program where the kernel itself refuses.
 
 use crate::scratch::*;
 use std::fs::{self, File, OpenOptions};
