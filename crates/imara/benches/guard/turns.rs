@@ -272,26 +272,32 @@ pub fn run_compile(directory: &Path, rows: &mut Vec<Row>) {
         let before = running.as_ref().map_or(0.0, Running::cpu);
         let cpu = work::compile(&place, &include_folders);
         let guard = running.as_ref().map_or(0.0, Running::cpu) - before;
-        cpu + guard
+        cpu.map(|cpu| cpu + guard)
     };
-    with(None);
+    let bare_turn = || with(None).expect("the compiler works without a guard");
+    bare_turn();
     let [mut ours, mut floor, mut peer, mut bares] = [(); 4].map(|()| Series::default());
-    let mut bare = with(None);
+    let mut bare = bare_turn();
     for _ in 0..rounds(5) {
         let mut turn = |running: Running, series: &mut Series| {
             let cost = with(Some(running));
-            let after = with(None);
-            series.0.push(cost / f64::midpoint(bare, after));
+            let after = bare_turn();
+            series.0.extend(cost.map(|cost| cost / f64::midpoint(bare, after)));
             bares.0.push(after * 1e9);
             bare = after;
+            cost.is_some()
         };
-        turn(subject::guard(&place, &policy, &[]), &mut ours);
-        turn(subject::floor(&place), &mut floor);
+        assert!(turn(subject::guard(&place, &policy, &[]), &mut ours), "Imara refuses a part of the compiler");
+        assert!(turn(subject::floor(&place), &mut floor), "the compiler works where everything is allowed");
         if let Ok(fapolicyd) = &fapolicyd
             && without_peer.is_none()
         {
             match fapolicyd.start(&place) {
-                Ok(running) => turn(running, &mut peer),
+                Ok(running) => {
+                    if !turn(running, &mut peer) {
+                        without_peer = Some("it refuses a part of the compiler".into());
+                    }
+                }
                 Err(why) => without_peer = Some(why),
             }
         }
