@@ -21,6 +21,8 @@ fn a_switch_that_is_not_answered_goes_back_all_the_same() {
             BufReader::new(&stream).read_line(&mut request).unwrap();
             let answer = match request.contains("status") {
                 true => format!("{{\"taken\":{pid}}}\n{{\"ok\":{{\"mode\":\"log\",\"pid\":{pid}}}}}\n"),
+                // Who is going to undo the switch says so first.
+                false if request.contains("will") => format!("{{\"taken\":{pid}}}\n{{\"ok\":{{}}}}\n"),
                 // It may have switched already.
                 false => format!("{{\"taken\":{pid}}}\n"),
             };

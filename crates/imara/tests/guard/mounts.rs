@@ -174,6 +174,8 @@ fn the_files_of_an_image_that_nobody_can_write_are_judged_by_the_labels_that_it_
             continue;
         }
         let mounted = Mounted(place);
+        // Its times are whole seconds, which tell a later change only after the next one.
+        thread::sleep(Duration::from_millis(2_100));
         start_guard(&mut scratch, &mounted.0, SIGNED, &[]);
         let (signed, unsigned) = (mounted.0.join("signed"), mounted.0.join("unsigned"));
         assert!(runs(&signed) && !runs(&unsigned), "{kind}");

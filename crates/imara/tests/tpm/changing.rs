@@ -155,7 +155,7 @@ fn the_tpm_hashes_as_everybody_does_and_vouches_for_it() {
     for (arguments, status, reason) in [
         (vec!["hash", "/no/such"], 1, "/no/such: No such file"),
         (vec!["hash", "/bin", "--algorithm", "sha256"], 1, "Is a directory"),
-        (vec!["hash", "/bin/true", "--algorithm", "md5"], 1, "no identifier"),
+        (vec!["hash", "/bin/true", "--algorithm", "md5"], 1, "a TPM knows no hash md5"),
         (vec!["hash", "/bin/true", "--algorithm", "md9"], 2, "no such hash algorithm: md9"),
     ] {
         let said = tpm.expect(status, &arguments);
