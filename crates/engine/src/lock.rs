@@ -95,7 +95,7 @@ pub struct Sharded<K, V> {
 }
 
 impl<K: Hash + Eq, V> Sharded<K, V> {
-    /// Room for so many; what comes beyond that makes the caller choose (see [`Self::is_full`]).
+    /// Room for so many; what comes beyond that makes the caller choose (see [`Self::room`]).
     pub fn new(room: usize, waits: &'static Waits) -> Self {
         let shards = (0..SHARDS).map(|_| Lock::new(HashMap::new(), waits)).collect();
         Self { shards, hasher: RandomState::new(), room: room.div_ceil(SHARDS).max(1) }
