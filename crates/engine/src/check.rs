@@ -8,6 +8,7 @@
 
 mod label_update;
 
+pub use self::label_update::Content;
 use crate::active_policy::ActivePolicy;
 use crate::appraise::{self, Appraisal, Cause, IntegrityStatus, Requirement};
 use crate::audit::{AuditRecord, AuditSink, TaskIdentity};
@@ -211,7 +212,7 @@ pub struct Checker {
     mode: AtomicU8,
     audit: Box<dyn AuditSink>,
     /// Inodes whose digest label follows their content, once the last writer has gone.
-    maintained: Sharded<InodeId, ()>,
+    maintained: Sharded<InodeId, Option<Content>>,
     /// Labels that the policy does not let be written.
     label_writes: LabelWrites,
     /// Inodes whose present writer has been listed as a violation.
@@ -544,7 +545,7 @@ impl Checker {
         let appraise = decision.appraise.is_some() && self.mode() != Mode::Off;
         if decision.measure.is_none() && !appraise && decision.audit.is_none() {
             if decision.hash.is_some() {
-                self.maintain(access.file.id());
+                self.maintain_from(access, access.file.stamp().ok().as_ref());
             }
             return Ok(Err(Judged::PASSED));
         }
@@ -574,7 +575,7 @@ impl Checker {
             self.counters.known.fetch_add(1, Ordering::Relaxed);
             let immutable = appraise && access.writes && pending.record.immutable;
             if decision.hash.is_some() || (appraise && access.writes && !immutable) {
-                self.maintain(access.file.id());
+                self.maintain_from(access, Some(&stamp));
             }
             return Ok(Err(if immutable { self.refuse_write(access, &pending.decided) } else { Judged::PASSED }));
         }
@@ -768,7 +769,7 @@ impl Checker {
         // As in the kernel: `hash` follows every change, `appraise` those of a writer who found the label right.
         let appraised = (appraisal_passed || fixed) && access.writes && decided.decision.appraise_slot == Slot::File;
         if !signed && !immutable && (decided.decision.hash.is_some() || appraised) {
-            self.maintain(access.file.id());
+            self.maintain_from(access, Some(&record.stamp));
         }
         let stable = self.keep(record, access, decided.trusted);
         let enforced = decided.decision.appraise.is_some() && self.mode() != Mode::Off;

@@ -394,6 +394,40 @@ fn a_digest_label_follows_the_content_once_the_last_writer_has_gone() {
 }
 
 #[test]
+fn a_label_is_written_where_there_was_a_writer_and_never_because_it_is_wrong() {
+    let stamp = Stamp { size: 1, modified: 1, changed: 1 };
+    let changed = Stamp { changed: 2, ..stamp };
+    let wrote = Stamp { modified: 2, ..changed };
+    let tick = Stamp { modified: NOW - 1, changed: NOW - 1, ..stamp };
+    for (what, judged, now, by, told, written) in [
+        ("another label", stamp, changed, "root unasked", false, false),
+        ("the notice of a close before that", stamp, stamp, "root unasked", true, false),
+        ("other content", stamp, wrote, "root unasked", false, true),
+        ("other content, its time put back", stamp, changed, "root unasked", true, true),
+        ("anything, since a moment ago", tick, tick, "root unasked", false, true),
+        ("anything, by a writer who was asked about", stamp, changed, "somebody who was asked", false, true),
+        ("the same, when he was let pass before", stamp, changed, "both", false, true),
+    ] {
+        let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);
+        let file = Fake::new(b"x");
+        if by != "somebody who was asked" {
+            bench.checker.maintain(file.id(), Content::of(&file, &judged, NOW));
+        }
+        if by != "root unasked" {
+            bench.checker.maintain(file.id(), None);
+        }
+        bench.checker.maintain(file.id(), Content::of(&file, &judged, NOW));
+        *file.label.borrow_mut() = Some(label::encode_digest(&Digest::ones(HashAlgorithm::Sha256)));
+        file.stamp.set(now);
+        let update = if told { Checker::refresh_after_close } else { Checker::refresh };
+        assert_eq!(update(&bench.checker, &file).unwrap(), written, "{what}");
+        assert_eq!(bench.checker.maintains(file.id()), !written, "{what}");
+        let verdict = if written { Verdict::Allow } else { Verdict::Deny(Cause::InvalidHash) };
+        assert_eq!(bench.check(&file, 0, &[Hook { func: Func::FileCheck, mask: 4 }]), verdict, "{what}");
+    }
+}
+
+#[test]
 fn a_reader_does_not_have_a_changed_file_labelled() {
     let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);
     let file = Fake::new(b"x");

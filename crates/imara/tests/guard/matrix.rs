@@ -102,7 +102,7 @@ enum Kind {
 }
 
 /// Rows of which level 1 says something else than the kernel, or nothing, and why. docs/divergences.md has the same.
-const OTHERWISE: [(std::ops::RangeInclusive<u32>, &str); 11] = [
+const OTHERWISE: [(std::ops::RangeInclusive<u32>, &str); 10] = [
     (4..=4, "the key's blob is the table's own"),
     (78..=78, "mprotect: level 2"),
     (80..=80, "mprotect: level 2"),
@@ -111,7 +111,6 @@ const OTHERWISE: [(std::ops::RangeInclusive<u32>, &str); 11] = [
     (86..=91, "mprotect, modules: level 2"),
     (97..=99, "O_DIRECT is as any open"),
     (122..=122, "a mapping made after the open: level 2"),
-    (148..=148, "a file that root alone may write and that was let pass gets a digest label of its content again"),
     (151..=153, "labels that may not be written are, and do not pass: refused at level 2"),
     // The capability that the kernel asks for whoever measures.
     (183..=186, "another user, whom the kernel refuses without asking IMA"),
@@ -222,7 +221,7 @@ fn access(number: u32, case: &str) -> Option<(Kind, &str)> {
         125 => (Kind::Read, "w-md"),
         138 | 141 => (Kind::Read, "w-imm"),
         144 => (Kind::Read, "w-sigmeta"),
-        146 | 150 | 155 | 169 => (Kind::Read, "w-md2"),
+        146 | 148 | 150 | 155 | 169 => (Kind::Read, "w-md2"),
         171 | 173 => (Kind::Read, "w-rm"),
         180 => (Kind::Read, "w-md3"),
         188 => (Kind::Read, "w-cap"),

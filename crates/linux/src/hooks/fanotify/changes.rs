@@ -135,7 +135,7 @@ impl Shared {
                 continue;
             };
             match follows {
-                Follows::Content => drop(self.checker.refresh(&opened)),
+                Follows::Content => drop(self.checker.refresh_after_close(&opened)),
                 Follows::Attributes { pid } => {
                     // One that has ended meanwhile is not known any more.
                     let credentials = process::credentials(pid).ok();

@@ -2,10 +2,10 @@
 
 use super::Shared;
 use super::superblocks::Superblock;
-use crate::opened::{OpenedFile, stamp};
+use crate::opened::{OpenedFile, now, stamp};
 use crate::sys::fanotify::Mask;
 use crate::sys::lease;
-use imara_engine::check::File;
+use imara_engine::check::{Content, File};
 use imara_format::policy::Func;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -63,7 +63,8 @@ impl Shared {
             if !file.root_only() {
                 return;
             }
-            self.checker.maintain(file.id());
+            // What root writes unasked is told by the content's times.
+            self.checker.maintain(file.id(), Content::of(file, &before, now()));
         }
         let leased = content_matters && !file.root_only();
         if leased {
