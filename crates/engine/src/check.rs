@@ -6,8 +6,10 @@
 //!
 //! Source: `process_measurement`, security/integrity/ima/ima_main.c.
 
+mod for_everybody;
 mod label_update;
 
+pub use self::for_everybody::Left;
 pub use self::label_update::Content;
 use crate::active_policy::ActivePolicy;
 use crate::appraise::{self, Appraisal, Cause, IntegrityStatus, Requirement};
@@ -23,7 +25,7 @@ use crate::trace::{self, Seen, TraceSink};
 use imara_format::evm::InodeMetadata;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::label;
-use imara_format::policy::{Class, Func, Mask};
+use imara_format::policy::{Func, Mask};
 use imara_format::template::Template;
 use imara_format::trace::LabelFacts;
 use std::io;
@@ -100,6 +102,9 @@ pub trait File {
     fn path(&self) -> Vec<u8>;
     /// Whether nobody can write to it now; `None` where that cannot be told.
     fn nobody_writes(&self) -> Option<bool>;
+    /// What follows must not go by a look at it from before: its content has been read since, or time has passed. For a file that
+    /// keeps its state and whether anybody writes from one look to the next.
+    fn look_again(&self) {}
     /// Whether every change shows in its times, stores through mappings included.
     fn times_tell(&self) -> bool;
 }
@@ -513,6 +518,8 @@ impl Checker {
                 None => Ok(self.appraise(collected, access)),
             }
         });
+        // Whether it is what it was before it was read.
+        access.file.look_again();
         Some(match result {
             Ok(appraised) if !last && attributes_changed(&appraised, access) => return None,
             Ok(appraised) => {
@@ -797,27 +804,9 @@ impl Checker {
         let collected = self.collect(pending, access).map_err(|_| Cause::CollectFailed)?;
         self.measure(&collected, access).map_err(|_| Cause::MeasureFailed)?;
         let appraised = self.appraise(collected, access);
+        access.file.look_again();
         self.audit(&appraised, access);
         self.conclude(appraised, access).cause.map_or(Ok(()), |(cause, _)| Err(cause))
-    }
-
-    /// Whether a file's label is a signature, or EVM's a portable one, as far as that is known.
-    pub fn is_signed(&self, file: &dyn File) -> bool {
-        let known = file.stamp().ok().and_then(|stamp| self.cache.lookup(file.id(), &stamp));
-        known.is_some_and(|record| record.immutable)
-    }
-
-    /// Whether a file is signed, and may therefore not be opened for writing, as far as that is known.
-    pub fn refuses_writers(&self, file: &dyn File) -> bool {
-        let writes = Some(Mask::MAY_WRITE.bits());
-        self.is_signed(file)
-            && self.mode() == Mode::Enforce
-            && self
-                .policy()
-                .possible_with(Func::FileCheck, writes, &file.facts())
-                .outcomes
-                .iter()
-                .any(|outcome| outcome.class == Class::Appraise)
     }
 
     /// Remembers a record, unless the file changed meanwhile or somebody can change it unseen; whether neither is so.
@@ -901,39 +890,6 @@ impl Checker {
         Judged { cause: Some(cause), denied }
     }
 
-    /// Whether the policy has nothing to do for this file, whoever comes, by whichever of these hooks and with whatever
-    /// content.
-    pub fn nothing_to_do(&self, file: &dyn File, funcs: &[Func]) -> bool {
-        let policy = self.policy();
-        let facts = file.facts();
-        funcs.iter().all(|func| policy.possible_with(*func, mask_of(*func), &facts).is_nothing())
-    }
-
-    /// Whether nothing is left to do for this file in this state, whoever comes and by whichever of these hooks: then
-    /// the kernel need not ask again until the file changes.
-    pub fn done_for_everybody(&self, file: &dyn File, funcs: &[Func]) -> bool {
-        let Some(record) = file.stamp().ok().and_then(|stamp| self.cache.lookup(file.id(), &stamp)) else {
-            return false;
-        };
-        let policy = self.policy();
-        let facts = file.facts();
-        funcs.iter().all(|func| {
-            let possible = policy.possible_with(*func, mask_of(*func), &facts);
-            // The flags of another class's rule may come to those of the rule that has the file appraised.
-            let signature = possible.flags.signature_required;
-            possible.outcomes.iter().all(|outcome| match outcome.class {
-                Class::Measure => record.measured >> outcome.pcr.unwrap_or(self.log.pcr()) & 1 == 1,
-                Class::Appraise => {
-                    self.mode() == Mode::Off
-                        || record.passes(outcome.slot, signature, outcome.allowed_algorithms.as_ref())
-                }
-                Class::Audit => record.audited,
-                // Kept at the last close, which no open has a part in.
-                Class::Hash => true,
-            })
-        })
-    }
-
     /// The last writer of a file has gone, or its attributes have changed: what was known of it is not so any more.
     pub fn changed(&self, id: InodeId, writer_gone: bool) {
         self.cache.forget(id);
@@ -1009,12 +965,7 @@ impl Checker {
         }
         // In enforce mode nothing else would have been let through.
         self.mode() == Mode::Enforce
-            || access
-                .file
-                .stamp()
-                .ok()
-                .and_then(|stamp| self.cache.lookup(access.file.id(), &stamp))
-                .is_some_and(|record| record.passes(decided.decision.appraise_slot, false, None))
+            || self.known(access.file).is_some_and(|record| record.passes(decided.decision.appraise_slot, false, None))
     }
 }
 

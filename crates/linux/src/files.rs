@@ -286,6 +286,19 @@ pub fn digest(file: impl AsFd, algorithm: HashAlgorithm) -> io::Result<Digest> {
 /// As [`digest`]; `Interrupted` when it was not to go on.
 pub fn digest_while(file: impl AsFd, algorithm: HashAlgorithm, goes_on: impl Fn() -> bool) -> io::Result<Digest> {
     let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+    digest_of_size_while(file, size, algorithm, goes_on)
+}
+
+/// The same of its first `size` bytes.
+///
+/// # Errors
+/// As [`digest_while`].
+pub fn digest_of_size_while(
+    file: impl AsFd,
+    size: u64,
+    algorithm: HashAlgorithm,
+    goes_on: impl Fn() -> bool,
+) -> io::Result<Digest> {
     read_pieces(file, size, algorithm, |done| {
         if goes_on() {
             return Ok(());

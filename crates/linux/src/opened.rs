@@ -15,7 +15,7 @@ use imara_format::evm::InodeMetadata;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::policy::Func;
 use rustix::fs::{Stat, StatVfsMountFlags};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -43,6 +43,19 @@ enum Writers {
     There,
 }
 
+/// What was seen of a file at one look: each system call is made once, and not for each question.
+#[derive(Default)]
+struct Seen {
+    stamp: Cell<Option<Stamp>>,
+    nobody_writes: Cell<Option<Option<bool>>>,
+}
+
+impl Seen {
+    fn of(stat: &Stat) -> Self {
+        Self { stamp: Cell::new(Some(stamp(stat))), nobody_writes: Cell::default() }
+    }
+}
+
 /// The file behind an event.
 pub struct OpenedFile<'a> {
     pub(crate) file: BorrowedFd<'a>,
@@ -50,6 +63,10 @@ pub struct OpenedFile<'a> {
     filesystem: Arc<Filesystem>,
     elf: OnceCell<Option<Elf>>,
     writers: Writers,
+    /// What was seen of it last, where a decision goes by that until it looks again.
+    seen: Option<Seen>,
+    /// Whether leases can be asked of its descriptor.
+    leasable: Cell<bool>,
     /// Asked between two pieces of a large file: whoever ends the guard does not wait until it has been read.
     goes_on: Option<&'a dyn Fn() -> bool>,
 }
@@ -74,18 +91,30 @@ impl<'a> OpenedFile<'a> {
             filesystem,
             elf: OnceCell::new(),
             writers: Writers::Unknown,
+            seen: None,
+            leasable: Cell::new(false),
             goes_on: None,
         })
     }
 
-    /// The file behind an event, whose reading ends when `goes_on` says so.
+    /// The file behind an event, in this state just now, whose reading ends when `goes_on` says so. What is seen of it holds
+    /// until the decision looks again ([`File::look_again`]).
     pub(crate) fn of_event(
         file: BorrowedFd<'a>,
         stat: Stat,
         filesystem: Arc<Filesystem>,
         goes_on: &'a dyn Fn() -> bool,
     ) -> Self {
-        Self { file, stat, filesystem, elf: OnceCell::new(), writers: Writers::Unknown, goes_on: Some(goes_on) }
+        Self {
+            file,
+            stat,
+            filesystem,
+            elf: OnceCell::new(),
+            writers: Writers::Unknown,
+            seen: Some(Seen::of(&stat)),
+            leasable: Cell::new(false),
+            goes_on: Some(goes_on),
+        }
     }
 
     /// Keeps whoever would write to it waiting, from here on for as long as its descriptor is open; whose waiting is told to
@@ -107,6 +136,7 @@ impl<'a> OpenedFile<'a> {
                     if let Ok(stat) = rustix::fs::fstat(self.file) {
                         self.stat = stat;
                     }
+                    self.seen = Some(Seen::of(&self.stat));
                     return;
                 }
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
@@ -128,6 +158,30 @@ impl<'a> OpenedFile<'a> {
     /// The inode that is written to need not be the one that a lease is asked of.
     fn is_elsewhere(&self) -> bool {
         self.filesystem.name == "overlay" || mounts::is_foreign(&self.filesystem.name)
+    }
+
+    fn nobody_writes_now(&self) -> Option<bool> {
+        match self.writers {
+            Writers::There => Some(false),
+            // Asking for another lease, and giving it back, would end this one.
+            Writers::KeptAway if !lease::is_held(self.file) => Some(false),
+            _ if self.is_elsewhere() => None,
+            Writers::KeptAway => Some(true),
+            Writers::Unknown => {
+                if !self.leasable.get() {
+                    lease::prepare(self.file).ok()?;
+                    self.leasable.set(true);
+                }
+                lease::nobody_writes(self.file)
+            }
+        }
+    }
+
+    /// Our own change of its attributes is one, too.
+    fn forget_stamp(&self) {
+        if let Some(seen) = &self.seen {
+            seen.stamp.set(None);
+        }
     }
 
     fn read(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
@@ -206,7 +260,14 @@ impl File for OpenedFile<'_> {
     }
 
     fn stamp(&self) -> io::Result<Stamp> {
-        Ok(stamp(&rustix::fs::fstat(self.file)?))
+        if let Some(seen) = self.seen.as_ref().and_then(|seen| seen.stamp.get()) {
+            return Ok(seen);
+        }
+        let now = stamp(&rustix::fs::fstat(self.file)?);
+        if let Some(seen) = &self.seen {
+            seen.stamp.set(Some(now));
+        }
+        Ok(now)
     }
 
     fn facts(&self) -> FileFacts<'_> {
@@ -229,10 +290,12 @@ impl File for OpenedFile<'_> {
     }
 
     fn set_xattr(&self, name: &str, value: &[u8]) -> io::Result<()> {
+        self.forget_stamp();
         files::set_xattr(self.file, name, value)
     }
 
     fn remove_xattr(&self, name: &str) -> io::Result<()> {
+        self.forget_stamp();
         files::remove_xattr(self.file, name).map(drop)
     }
 
@@ -267,7 +330,13 @@ impl File for OpenedFile<'_> {
     }
 
     fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
-        files::digest_while(self.file, algorithm, || self.goes_on.is_none_or(|goes_on| goes_on()))
+        let goes_on = || self.goes_on.is_none_or(|goes_on| goes_on());
+        let quiet = self.seen.as_ref().filter(|seen| seen.nobody_writes.get() == Some(Some(true)));
+        match quiet.and_then(|seen| seen.stamp.get()) {
+            // Whether it was so until its end is seen afterwards.
+            Some(stamp) => files::digest_of_size_while(self.file, stamp.size, algorithm, goes_on),
+            None => files::digest_while(self.file, algorithm, goes_on),
+        }
     }
 
     fn path(&self) -> Vec<u8> {
@@ -280,13 +349,20 @@ impl File for OpenedFile<'_> {
     }
 
     fn nobody_writes(&self) -> Option<bool> {
-        match self.writers {
-            Writers::There => Some(false),
-            // Asking for another lease, and giving it back, would end this one.
-            Writers::KeptAway if !lease::is_held(self.file) => Some(false),
-            _ if self.is_elsewhere() => None,
-            Writers::KeptAway => Some(true),
-            Writers::Unknown => lease::nobody_writes(self.file),
+        if let Some(seen) = self.seen.as_ref().and_then(|seen| seen.nobody_writes.get()) {
+            return seen;
+        }
+        let now = self.nobody_writes_now();
+        if let Some(seen) = &self.seen {
+            seen.nobody_writes.set(Some(now));
+        }
+        now
+    }
+
+    fn look_again(&self) {
+        if let Some(seen) = &self.seen {
+            seen.stamp.set(None);
+            seen.nobody_writes.set(None);
         }
     }
 

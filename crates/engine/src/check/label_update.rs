@@ -13,7 +13,6 @@
 use super::{Access, Checker, File, SIGNATURE};
 use crate::cache::{InodeId, Stamp, is_settled};
 use crate::evm;
-use crate::policy::Slot;
 use imara_format::hash::Digest;
 use imara_format::label;
 use std::io;
@@ -114,6 +113,7 @@ impl Checker {
             return Ok(false);
         }
         let now = file.digest(self.log.hash())?;
+        file.look_again();
         // A digest in another algorithm that is still right stays as it is: nothing has changed.
         let unchanged = match label.as_deref().and_then(label::algorithm_of) {
             Some(algorithm) => {
@@ -127,12 +127,6 @@ impl Checker {
             self.cache.forget(id);
         }
         Ok(!unchanged)
-    }
-
-    /// Whether the file was appraised by a digest, so that its label has to follow when it is written to.
-    pub fn appraised_by_digest(&self, file: &dyn File) -> bool {
-        let record = file.stamp().ok().and_then(|stamp| self.cache.lookup(file.id(), &stamp));
-        record.is_some_and(|record| !record.immutable && record.status[Slot::File as usize].is_some())
     }
 
     /// Writes a digest label; EVM's follows, whatever it was.

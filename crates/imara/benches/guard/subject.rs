@@ -30,7 +30,7 @@ pub fn listen(directory: &Path) -> ! {
 /// One that runs, until it is dropped.
 pub struct Running {
     pid: u32,
-    child: Option<Child>,
+    child: Child,
 }
 
 /// Starts the listener that allows everything.
@@ -57,7 +57,7 @@ impl Running {
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         assert_eq!(line, "ready\n", "{command:?}");
-        Self { pid: child.id(), child: Some(child) }
+        Self { pid: child.id(), child }
     }
 
     /// Seconds of CPU that it took so far.
@@ -76,16 +76,7 @@ impl Running {
 
     fn end(&mut self, signal: &str) {
         let _ = Command::new("kill").args([signal, &self.pid.to_string()]).status();
-        match &mut self.child {
-            Some(child) => drop(child.wait()),
-            // A daemon is not our child.
-            None => {
-                let until = Instant::now() + Duration::from_secs(20);
-                while self.is_alive() && Instant::now() < until {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-            }
-        }
+        let _ = self.child.wait();
     }
 
     /// Ends it as a crash would.
@@ -175,25 +166,31 @@ impl Fapolicyd {
             let _ = fs::remove_file(entry.path());
         }
         let log = File::create(place.at("fapolicyd/log")).expect("a log");
-        let status =
-            Command::new("/usr/sbin/fapolicyd").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).status();
-        if !status.is_ok_and(|status| status.success()) {
-            return Err(format!(
-                "it does not start: {}",
-                fs::read_to_string(place.at("fapolicyd/log")).unwrap_or_default()
-            ));
-        }
+        // In the foreground it says what it refuses, and works as the daemon does.
+        let mut command = Command::new("/usr/sbin/fapolicyd");
+        command.arg("--debug-deny").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().map_err(|error| format!("it does not start: {error}"))?;
+        let running = Running { pid: child.id(), child };
         let until = Instant::now() + Duration::from_secs(30);
         while Instant::now() < until {
-            let pid = fs::read_to_string("/run/fapolicyd.pid").ok().and_then(|text| text.trim().parse().ok());
-            if let Some(pid) = pid.filter(|pid| has_marks(*pid)) {
+            if !running.is_alive() {
+                let log = fs::read_to_string(place.at("fapolicyd/log")).unwrap_or_default();
+                return Err(format!("it does not start: {}", log.lines().next_back().unwrap_or_default()));
+            }
+            if has_marks(running.pid) {
                 // It marks one mount after the other.
                 std::thread::sleep(Duration::from_millis(500));
-                return Ok(Running { pid, child: None });
+                return Ok(running);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Err("it marked no mount within 30 s".into())
+    }
+
+    /// What it refused first, in its own words.
+    pub fn refused(place: &Place) -> String {
+        let log = fs::read_to_string(place.at("fapolicyd/log")).unwrap_or_default();
+        log.lines().find(|line| line.contains("dec=deny")).unwrap_or("nothing that it tells").into()
     }
 }
 

@@ -295,7 +295,8 @@ pub fn run_compile(directory: &Path, rows: &mut Vec<Row>) {
             match fapolicyd.start(&place) {
                 Ok(running) => {
                     if !turn(running, &mut peer) {
-                        without_peer = Some("it refuses a part of the compiler".into());
+                        let why = Fapolicyd::refused(&place);
+                        without_peer = Some(format!("it refuses a part of the compiler: {why}"));
                     }
                 }
                 Err(why) => without_peer = Some(why),

@@ -157,6 +157,7 @@ fn mark(group: &OwnedFd, flags: libc::c_uint, mask: u64, target: Target<'_>) -> 
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+#[derive(Clone, Copy)]
 enum Target<'a> {
     Path(&'a Path),
     Descriptor(BorrowedFd<'a>),
@@ -236,21 +237,28 @@ impl PermissionGroup {
     ///
     /// The mark stays on the inode until that is evicted, also when nothing is ignored any more: the kernel lets an access
     /// pass unasked while a mark of the same group is taken off its inode (`fsnotify_prepare_user_wait`, fs/notify/mark.c),
-    /// and whoever changes a file can have it executed at that very moment. So it carries `FAN_ONDIR`, which asks nothing
-    /// of a file and keeps the mark from being empty.
+    /// and whoever changes a file can have it executed at that very moment. So before it is asked again the mark is given
+    /// `FAN_ONDIR`, which asks nothing of a file and keeps the mark from being empty.
     ///
     /// # Errors
     /// What fanotify_mark(2) says. EEXIST on some kernels when somebody has it open for writing.
     pub fn ignore_inode(&self, file: BorrowedFd<'_>, mask: Mask) -> io::Result<()> {
-        self.mark_inode(file, libc::FAN_MARK_ADD, libc::FAN_ONDIR)?;
-        self.mark_inode(file, libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK, mask.0)
+        self.mark_inode(libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK, mask.0, Target::Descriptor(file))
     }
 
-    fn mark_inode(&self, file: BorrowedFd<'_>, flags: libc::c_uint, mask: u64) -> io::Result<()> {
-        match mark(&self.group, flags | FAN_MARK_EVICTABLE, mask, Target::Descriptor(file)) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                mark(&self.group, flags, mask, Target::Descriptor(file))
-            }
+    fn mark_inode(&self, flags: libc::c_uint, mask: u64, inode: Target<'_>) -> io::Result<()> {
+        match mark(&self.group, flags | FAN_MARK_EVICTABLE, mask, inode) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self::mark(&self.group, flags, mask, inode),
+            result => result,
+        }
+    }
+
+    fn ignore_no_more(&self, inode: Target<'_>) -> io::Result<()> {
+        self.mark_inode(libc::FAN_MARK_ADD, libc::FAN_ONDIR, inode)?;
+        let both = Mask::OPEN.and(Mask::OPEN_EXEC);
+        let flags = libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORED_MASK;
+        match mark(&self.group, flags, both.0, inode) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             result => result,
         }
     }
@@ -261,12 +269,7 @@ impl PermissionGroup {
     /// # Errors
     /// What fanotify_mark(2) says; an inode without a mark is no error.
     pub fn ask_again(&self, path: &Path) -> io::Result<()> {
-        let both = Mask::OPEN.and(Mask::OPEN_EXEC);
-        let flags = libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORED_MASK;
-        match mark(&self.group, flags, both.0, Target::Path(path)) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            result => result,
-        }
+        self.ignore_no_more(Target::Path(path))
     }
 
     /// The same for the inode behind a descriptor.
@@ -274,12 +277,7 @@ impl PermissionGroup {
     /// # Errors
     /// As [`PermissionGroup::ask_again`].
     pub fn ask_again_descriptor(&self, file: BorrowedFd<'_>) -> io::Result<()> {
-        let both = Mask::OPEN.and(Mask::OPEN_EXEC);
-        let flags = libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORED_MASK;
-        match mark(&self.group, flags, both.0, Target::Descriptor(file)) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            result => result,
-        }
+        self.ignore_no_more(Target::Descriptor(file))
     }
 
     /// Asks again for every inode.

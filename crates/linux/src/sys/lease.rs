@@ -20,11 +20,18 @@ fn fcntl(file: BorrowedFd<'_>, command: libc::c_int, argument: libc::c_int) -> i
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Has this descriptor's leases told by the queued signal [`signal`] when they are broken. Once will do for a descriptor.
+///
+/// # Errors
+/// What fcntl(2) says.
+pub fn prepare(file: BorrowedFd<'_>) -> io::Result<()> {
+    fcntl(file, F_SETSIG, signal())
+}
+
 /// Whether a read lease could be had, that is, whether nobody can write to the file now. `None` where the file system
-/// has no leases, so that nothing is known.
+/// has no leases, so that nothing is known. A writer who comes between taking and releasing breaks the lease, and that must
+/// not look like lost signals: the descriptor is one that was [prepared](prepare).
 pub fn nobody_writes(file: BorrowedFd<'_>) -> Option<bool> {
-    // A writer who comes between taking and releasing breaks the lease: that must not look like lost signals.
-    fcntl(file, F_SETSIG, signal()).ok()?;
     match fcntl(file, libc::F_SETLEASE, libc::F_RDLCK) {
         Ok(()) => {
             // Releasing our own lease cannot fail, and closing the descriptor would release it too.
@@ -47,7 +54,7 @@ pub fn hold(file: BorrowedFd<'_>, tid: i32) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    fcntl(file, F_SETSIG, signal())?;
+    prepare(file)?;
     fcntl(file, libc::F_SETLEASE, libc::F_RDLCK)?;
     // Taking the lease makes the calling thread's process the owner again.
     // SAFETY: as above.

@@ -71,7 +71,7 @@ impl TreeFile<'_> {
     /// # Errors
     /// What fstat(2) or fdatasync(2) say.
     pub fn settle(&mut self) -> io::Result<()> {
-        let written_to = lease::nobody_writes(self.as_fd()) == Some(false);
+        let written_to = lease::prepare(self.as_fd()).is_ok() && lease::nobody_writes(self.as_fd()) == Some(false);
         let age = now() - stamp(&self.stat).changed;
         let young = (0..TICK).contains(&age);
         if written_to {

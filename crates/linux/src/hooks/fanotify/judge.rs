@@ -170,6 +170,10 @@ impl Shared {
                 || mappable;
             let opening =
                 if asks { process::opening(event.tid) } else { Opening::Flags(libc::O_RDONLY.cast_unsigned()) };
+            if asks {
+                // The task may have been waited for.
+                file.look_again();
+            }
             let mask = access_mask(opening, nobody_writes);
             writes = mask & MAY_WRITE != 0;
             created = matches!(opening, Opening::Flags(flags) if flags & libc::O_CREAT.cast_unsigned() != 0)

@@ -5,7 +5,7 @@ use super::superblocks::Superblock;
 use crate::opened::{OpenedFile, now, stamp};
 use crate::sys::fanotify::Mask;
 use crate::sys::lease;
-use imara_engine::check::{Content, File};
+use imara_engine::check::{Checker, Content, File, Left};
 use imara_format::policy::Func;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -31,24 +31,30 @@ impl Shared {
             return;
         }
         let policy = self.checker.policy();
+        let wanted = self.wanted_on(&policy, superblock);
         let opened: &[Func] = if file.mappable(&policy) {
             &[Func::FileCheck, Func::MmapCheck, Func::MmapCheckReqprot]
         } else {
             &[Func::FileCheck]
         };
         let executed: &[Func] = if interpreter { &[] } else { &[Func::BprmCheck, Func::CredsCheck] };
+        let known = self.checker.known(file);
         let mut mask = Mask::NONE;
         let mut content_matters = false;
         for (funcs, kind) in [(opened, Mask::OPEN), (executed, Mask::OPEN_EXEC)] {
-            if self.checker.nothing_to_do(file, funcs) {
-                mask = mask.and(kind);
-            } else if self.checker.done_for_everybody(file, funcs) {
-                mask = mask.and(kind);
-                content_matters = true;
+            // What nobody asks about need not be ignored, and the kernel would look at the mark all the same.
+            if !wanted.contains(kind) {
+                continue;
+            }
+            match self.checker.left_to_do(file, known.as_ref(), funcs) {
+                Left::NeverAnything => mask = mask.and(kind),
+                Left::Nothing => {
+                    mask = mask.and(kind);
+                    content_matters = true;
+                }
+                Left::Something => {}
             }
         }
-        // What nobody asks about need not be ignored, and the kernel would look at the mark all the same.
-        mask = mask.common(self.wanted_on(&policy, superblock));
         // Whether a file can be mapped executable is in its content, too.
         content_matters |= policy.wants(Func::MmapCheck);
         if mask.is_none() {
@@ -57,7 +63,7 @@ impl Shared {
         if content_matters && file.nobody_writes() != Some(true) {
             return;
         }
-        if mask.contains(Mask::OPEN) && self.checker.appraised_by_digest(file) {
+        if mask.contains(Mask::OPEN) && Checker::appraised_by_digest(known.as_ref()) {
             // The mark hides the open of a writer, whose change the label has to follow. That root would be let through
             // is known; who else may write must be asked.
             if !file.root_only() {
@@ -93,6 +99,7 @@ impl Shared {
             // It goes with the descriptor at the latest.
             let _ = lease::release(file.file);
         }
+        file.look_again();
         if marked && (!kept || file.stamp().ok() != Some(before)) {
             // It changed in between: the mark came too late. Failing to take it back cannot happen on a live group.
             let _ = self.group.ask_again_descriptor(file.file);

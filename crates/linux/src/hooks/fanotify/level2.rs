@@ -11,7 +11,7 @@ use imara_engine::active_policy::appraises;
 use imara_engine::appraise::Cause;
 use imara_engine::audit::{AuditRecord, TaskIdentity};
 use imara_engine::cache::InodeId;
-use imara_engine::check::{Access, File, Hook, Mode};
+use imara_engine::check::{Access, File, Hook, Left, Mode};
 use imara_engine::evm::PORTABLE_TYPE;
 use imara_engine::policy::{CompiledPolicy, FileFacts};
 use imara_format::evm::{EvmMode, SECURITY_EVM};
@@ -192,7 +192,7 @@ impl Shared {
                 .filter(|(bits, _)| passed.contains(*bits))
                 .flat_map(|(_, funcs)| funcs.iter().copied())
                 .collect();
-            if self.checker.nothing_to_do(file, &asked) || self.checker.done_for_everybody(file, &asked) {
+            if self.checker.left_to_do(file, self.checker.known(file).as_ref(), &asked) != Left::Something {
                 passed = passed.and(Bits::EVERYBODY);
             }
         }
