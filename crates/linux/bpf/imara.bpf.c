@@ -148,11 +148,40 @@ INLINE int has_same_attributes(struct inode *inode, struct verdict *verdict)
 	return seconds == verdict->altered && nanoseconds == verdict->altered_nsec;
 }
 
+// An overlay's inode knows nothing of what is done to the layers beneath. The inode that holds the data cannot be had there, but be
+// read: an open file of an overlay has the one that it reads from in `private_data`, until Linux 6.13 puts that into a structure
+// of its own.
+INLINE u32 judge_below(struct file *file, struct verdict *verdict)
+{
+	if (EXISTS(((struct file___since_6_13 *)file)->f_ref))
+		return 0;
+	struct file *real = file->private_data;
+	struct inode *inode = 0;
+	s64 size = 0, seconds = 0;
+	u32 nanoseconds = 0;
+	int writers = 0;
+	if (READ(inode, real, f_inode) || READ(size, inode, i_size) || READ(writers, inode, i_writecount.counter))
+		return CHANGED;
+	if (EXISTS(((struct inode___now *)inode)->i_mtime_sec)) {
+		READ(seconds, (struct inode___now *)inode, i_mtime_sec);
+		READ(nanoseconds, (struct inode___now *)inode, i_mtime_nsec);
+	} else if (EXISTS(((struct inode___before_6_11 *)inode)->__i_mtime)) {
+		READ(seconds, (struct inode___before_6_11 *)inode, __i_mtime.tv_sec);
+		READ(nanoseconds, (struct inode___before_6_11 *)inode, __i_mtime.tv_nsec);
+	} else if (EXISTS(((struct inode___before_6_7 *)inode)->i_mtime)) {
+		READ(seconds, (struct inode___before_6_7 *)inode, i_mtime.tv_sec);
+		READ(nanoseconds, (struct inode___before_6_7 *)inode, i_mtime.tv_nsec);
+	}
+	if (writers > 0)
+		return WRITERS;
+	return size == verdict->size && seconds == verdict->modified && nanoseconds == verdict->modified_nsec ? 0 : CHANGED;
+}
+
 // How long a change of attributes may be on its way to the guard, in nanoseconds.
 #define ON_ITS_WAY 250000000
 
 // Why what is asked may not be; 0 when it may.
-INLINE u32 judge(struct settings *set, struct inode *inode, u32 asked, u32 process)
+INLINE u32 judge(struct settings *set, struct file *file, struct inode *inode, u32 asked, u32 process)
 {
 	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
 	if (!verdict)
@@ -168,6 +197,10 @@ INLINE u32 judge(struct settings *set, struct inode *inode, u32 asked, u32 proce
 		return CHANGED;
 	if (bits & STAMPED && !is_same_state(inode, verdict))
 		return CHANGED;
+	// When it is opened nothing is there yet to be read from.
+	u32 below = bits & BELOW && asked != OPEN ? judge_below(file, verdict) : 0;
+	if (below)
+		return below;
 	// An attempt that failed is counted as well, and leaves the time as it is; a new name changes the time, and no attribute.
 	if ((now->attributes != verdict->attributes || bits & UNSETTLED) && !(bits & STAMPED && has_same_attributes(inode, verdict)) &&
 	    (!process || monotonic() - now->when > ON_ITS_WAY))
@@ -209,7 +242,7 @@ INLINE int check(struct file *file, u32 asked)
 		return 0;
 	if (wanted & ELSEWHERE)
 		return refuse(asked, NOT_WATCHED, inode, file->f_path.dentry);
-	u32 why = judge(set, inode, asked, process);
+	u32 why = judge(set, file, inode, asked, process);
 	if (!why)
 		return 0;
 	return refuse(asked, why, inode, file->f_path.dentry);

@@ -84,6 +84,11 @@ struct file {
 	u32 f_mode;
 	struct inode *f_inode;
 	struct path f_path;
+	void *private_data;
+} KERNEL;
+
+struct file___since_6_13 {
+	long f_ref;
 } KERNEL;
 
 struct linux_binprm {
@@ -146,6 +151,8 @@ enum kernel_load_data_id {
 	LOADING_KEXEC_INITRAMFS = 4,
 };
 
+// Reads a field by a pointer that the verifier knows no type for.
+#define READ(to, from, field) probe_read(&(to), sizeof(to), &(from)->field)
 #define OFFSET(field) __builtin_preserve_field_info(field, 0)
 #define EXISTS(field) __builtin_preserve_field_info(field, 2)
 #define ENUM(type, value) ((u32)__builtin_preserve_enum_value(*(typeof(enum type) *)value, 1))

@@ -58,6 +58,7 @@ struct alive {
 #define LASTING 8192		// good in every epoch
 #define GUARDS_PROGRAM 16384	// what the guard's programs are made of
 #define UNSETTLED 32768		// when it was judged, a change of attributes had been counted that may not have been made yet
+#define BELOW 65536		// on an overlay: another inode holds the data
 
 // Beside an inode, written by the guard alone.
 struct verdict {

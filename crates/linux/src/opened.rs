@@ -155,9 +155,14 @@ impl<'a> OpenedFile<'a> {
         self.writers == Writers::KeptAway
     }
 
+    /// Whether another inode holds its data.
+    pub(crate) fn is_on_overlay(&self) -> bool {
+        self.filesystem.name == "overlay"
+    }
+
     /// The inode that is written to need not be the one that a lease is asked of.
     fn is_elsewhere(&self) -> bool {
-        self.filesystem.name == "overlay" || mounts::is_foreign(&self.filesystem.name)
+        self.is_on_overlay() || mounts::is_foreign(&self.filesystem.name)
     }
 
     fn nobody_writes_now(&self) -> Option<bool> {
@@ -317,7 +322,7 @@ impl File for OpenedFile<'_> {
     fn place(&self) -> io::Result<Place> {
         let flags = rustix::fs::fstatvfs(self.file)?.f_flag;
         Ok(Place {
-            overlay: self.filesystem.name == "overlay",
+            overlay: self.is_on_overlay(),
             // What user namespace mounted it cannot be asked.
             foreign: false,
             read_only: flags.contains(StatVfsMountFlags::RDONLY),

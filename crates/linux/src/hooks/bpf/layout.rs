@@ -39,6 +39,8 @@ impl Bits {
     pub const GUARDS_PROGRAM: Self = Self(16384);
     /// When it was judged, a change of attributes had been counted that may not have been made yet.
     pub const UNSETTLED: Self = Self(32768);
+    /// On an overlay: another inode holds the data.
+    pub const BELOW: Self = Self(65536);
 
     /// Both of two.
     #[must_use]

@@ -196,6 +196,9 @@ impl Shared {
                 passed = passed.and(Bits::EVERYBODY);
             }
         }
+        if file.is_on_overlay() {
+            passed = passed.and(Bits::BELOW);
+        }
         // Should that fail the programs refuse, which tells it.
         let _ = level2.pass(event.file.as_fd(), look, passed, &file.stat, file.stamp_tells());
     }
