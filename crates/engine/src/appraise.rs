@@ -42,6 +42,8 @@ pub enum Cause {
     Unknown,
     /// The label's hash algorithm is not one that the rule allows.
     DeniedHashAlgorithm,
+    /// A label's hash algorithm is one that nobody here computes, and was to be written.
+    UnavailableHashAlgorithm,
     /// The content is on the block list.
     Blocked,
     /// The content could not be read.
@@ -77,6 +79,7 @@ impl Cause {
             Self::UnknownImaData => "unknown-ima-data",
             Self::Unknown => "unknown",
             Self::DeniedHashAlgorithm => "denied-hash-algorithm",
+            Self::UnavailableHashAlgorithm => "unavailable-hash-algorithm",
             Self::Blocked => "blacklisted-hash",
             Self::CollectFailed => "failed",
             Self::MeasureFailed => "measurement-failed",

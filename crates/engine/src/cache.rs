@@ -192,6 +192,11 @@ impl Cache {
         shard.insert(id, record);
     }
 
+    /// Whether something is known of an inode, in whatever state.
+    pub fn knows(&self, id: InodeId) -> bool {
+        self.0.shard(&id).contains_key(&id)
+    }
+
     /// Forgets an inode.
     pub fn forget(&self, id: InodeId) {
         self.0.shard(&id).remove(&id);

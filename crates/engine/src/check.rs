@@ -17,7 +17,7 @@ use crate::audit::{AuditRecord, AuditSink, TaskIdentity};
 use crate::cache::{Cache, InodeId, Record, Stamp, is_settled};
 use crate::evm::{self, Evm, Place};
 use crate::keyring::Keyring;
-use crate::label_writes::{self, LATELY, LabelWrites};
+use crate::label_writes::{LATELY, LabelWrites, WritableLabels};
 use crate::lock::{self, Sharded};
 use crate::measure::{Added, MeasureError, Measured, MeasurementLog};
 use crate::policy::{CompiledPolicy, Decision, Event, FileFacts, Slot, Subject};
@@ -767,8 +767,9 @@ impl Checker {
             {
                 // The rule may allow it, and the next access would be let through.
                 record.status[decided.decision.appraise_slot as usize] = Some(IntegrityStatus::Fail);
-                cause = Some(Cause::DeniedHashAlgorithm);
-                detail = not_to_be_written(algorithm);
+                let denied;
+                (denied, detail) = self.writable_labels().cause(algorithm);
+                cause = Some(denied);
             }
         }
         let immutable = record.immutable;
@@ -901,7 +902,8 @@ impl Checker {
     /// Somebody has changed an inode, `attributes` says whether these: whether the file has to be looked at for it
     /// ([`Checker::attributes_changed`]).
     pub fn attributes_noticed(&self, id: InodeId, attributes: bool) -> bool {
-        let label = attributes && self.policy().setxattr_algorithms().is_some();
+        // Without a rule, what is written to files that nobody uses is not worth a look at each.
+        let label = attributes && (self.policy().setxattr_algorithms().is_some() || self.cache.knows(id));
         if label {
             self.label_writes.suspect(id);
         }
@@ -911,26 +913,32 @@ impl Checker {
     /// The algorithm of a label that the policy does not let be written, and that was not there before it was in force. `unchanged` says that
     /// the inode has not changed lately.
     pub fn label_not_to_be_written(&self, id: InodeId, label: Option<&[u8]>, unchanged: bool) -> Option<HashAlgorithm> {
-        let allowed = self.policy().setxattr_algorithms()?;
-        let denied = label.and_then(|label| label_writes::denied(label, allowed, self.log.hash()))?;
+        let labels = Some(self.writable_labels()).filter(WritableLabels::by_rule)?;
+        let denied = label.and_then(|label| labels.denied(label))?;
         (!self.label_writes.was_there(id, label?, unchanged)).then_some(denied)
+    }
+
+    /// The algorithms that labels may be written in.
+    pub fn writable_labels(&self) -> WritableLabels {
+        WritableLabels::new(self.policy().setxattr_algorithms(), self.log.hash())
     }
 
     /// Records a label that the kernel would not have let be written. At level 1 that is seen afterwards.
     fn look_at_written_label(&self, file: &dyn File, who: Option<&TaskIdentity>) {
         let policy = self.policy();
-        let Some(allowed) = policy.setxattr_algorithms() else { return };
+        let labels = self.writable_labels();
         let denied = self.label_writes.look(file.id(), || {
             // What cannot be read does not pass either.
             let label = file.xattr("security.ima").ok().flatten()?;
-            let algorithm = label_writes::denied(&label, allowed, self.log.hash())?;
+            let algorithm = labels.denied(&label)?;
             Some((label, algorithm))
         });
         let Some(algorithm) = denied else { return };
+        let (cause, detail) = labels.cause(algorithm);
         self.audit.record(AuditRecord::Data {
             func: Func::SetxattrCheck,
-            cause: Cause::DeniedHashAlgorithm,
-            detail: not_to_be_written(algorithm),
+            cause,
+            detail,
             task: who.cloned().unwrap_or_default(),
             path: file.path(),
             inode: file.id(),
@@ -967,10 +975,6 @@ impl Checker {
         self.mode() == Mode::Enforce
             || self.known(access.file).is_some_and(|record| record.passes(decided.decision.appraise_slot, false, None))
     }
-}
-
-fn not_to_be_written(algorithm: HashAlgorithm) -> String {
-    format!("a label of {algorithm} was written, which is not among the policy's appraise_algos of SETXATTR_CHECK")
 }
 
 /// Whether the content is about to be run, so that nobody may be changing it.

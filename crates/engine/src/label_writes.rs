@@ -7,7 +7,9 @@
 //!
 //! Source: `ima_inode_setxattr`, `validate_hash_algo`, security/integrity/ima/ima_appraise.c.
 
+use crate::appraise::Cause;
 use crate::cache::InodeId;
+use crate::crypto::Hasher;
 use imara_format::hash::HashAlgorithm;
 use imara_format::label;
 use imara_format::policy::AlgorithmSet;
@@ -16,10 +18,48 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The algorithm of a label, where the rule does not allow it; what names none stands for the default hash.
-pub fn denied(label: &[u8], allowed: AlgorithmSet, default: HashAlgorithm) -> Option<HashAlgorithm> {
-    let algorithm = label::algorithm_of(label).unwrap_or(default);
-    (!allowed.contains(algorithm)).then_some(algorithm)
+/// The hash algorithms that labels may be written in: those of a rule; without one, those that somebody could compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WritableLabels {
+    rule: Option<AlgorithmSet>,
+    default: HashAlgorithm,
+}
+
+impl WritableLabels {
+    /// By the policy's `rule`, if it has one. What names no algorithm stands for the `default` hash.
+    pub const fn new(rule: Option<AlgorithmSet>, default: HashAlgorithm) -> Self {
+        Self { rule, default }
+    }
+
+    /// Whether a rule says so.
+    pub const fn by_rule(&self) -> bool {
+        self.rule.is_some()
+    }
+
+    /// Whether a label may be written that names this algorithm.
+    pub fn may_be(&self, algorithm: Option<HashAlgorithm>) -> bool {
+        let algorithm = algorithm.unwrap_or(self.default);
+        match self.rule {
+            Some(rule) => rule.contains(algorithm),
+            None => algorithm == self.default || Hasher::new(algorithm).is_ok(),
+        }
+    }
+
+    /// The algorithm of a label that may not be written.
+    pub fn denied(&self, label: &[u8]) -> Option<HashAlgorithm> {
+        let algorithm = label::algorithm_of(label);
+        (!self.may_be(algorithm)).then_some(algorithm.unwrap_or(self.default))
+    }
+
+    /// What is recorded of a label of `algorithm`, which may not be written.
+    pub fn cause(&self, algorithm: HashAlgorithm) -> (Cause, String) {
+        let (cause, why) = if self.by_rule() {
+            (Cause::DeniedHashAlgorithm, "is not among the policy's appraise_algos of SETXATTR_CHECK")
+        } else {
+            (Cause::UnavailableHashAlgorithm, "cannot be computed here")
+        };
+        (cause, format!("a label of {algorithm} is not to be written: {algorithm} {why}"))
+    }
 }
 
 /// How long ago an inode must have changed for what it holds to have been there before: much longer than a notice takes.
@@ -109,6 +149,26 @@ mod tests {
     use imara_format::label::encode_digest;
 
     #[test]
+    fn without_a_rule_what_nobody_computes_may_not_be_written() {
+        use HashAlgorithm::{Md4, Md5, Sha1, Sha256, Tgr192, Wp512};
+        let labels = WritableLabels::new(None, Sha256);
+        for algorithm in [Md5, Sha1, Sha256] {
+            assert_eq!(labels.denied(&encode_digest(&Digest::ones(algorithm))), None, "{algorithm}");
+        }
+        for algorithm in [Md4, Tgr192, Wp512] {
+            let label = [&[4, algorithm.id()][..], &[0; 20]].concat();
+            assert_eq!(labels.denied(&label), Some(algorithm));
+            assert_eq!(labels.cause(algorithm).0, Cause::UnavailableHashAlgorithm);
+            // A kernel may have it for its default.
+            assert_eq!(WritableLabels::new(None, algorithm).denied(&label), None);
+            // A rule may name what nobody computes.
+            let rule = WritableLabels::new(Some(AlgorithmSet::EMPTY.with(algorithm)), Sha256);
+            assert_eq!(rule.denied(&label), None);
+            assert_eq!(rule.cause(Sha256).0, Cause::DeniedHashAlgorithm);
+        }
+    }
+
+    #[test]
     fn the_algorithm_is_read_as_the_kernel_reads_it() {
         use HashAlgorithm::{Md5, Sha1, Sha256, Sha512};
         let allowed = AlgorithmSet::EMPTY.with(Sha256).with(Sha512);
@@ -125,9 +185,10 @@ mod tests {
             ("unknown algorithm", vec![4, 255], None),
             ("cut short", vec![4], None),
         ] {
-            assert_eq!(denied(&label, allowed, Sha256), expected, "{name}");
+            assert_eq!(WritableLabels::new(Some(allowed), Sha256).denied(&label), expected, "{name}");
         }
-        assert_eq!(denied(&[0], AlgorithmSet::EMPTY.with(Sha512), Sha256), Some(Sha256), "the default is not allowed");
+        let without_default = WritableLabels::new(Some(AlgorithmSet::EMPTY.with(Sha512)), Sha256);
+        assert_eq!(without_default.denied(&[0]), Some(Sha256), "the default is not allowed");
     }
 
     #[test]

@@ -487,6 +487,7 @@ impl<'a> Quiet<'a> {
             | Cause::UnknownImaData
             | Cause::Unknown
             | Cause::DeniedHashAlgorithm
+            | Cause::UnavailableHashAlgorithm
             | Cause::Blocked
             | Cause::Immutable
             | Cause::Writers => None,

@@ -23,7 +23,8 @@ struct map {
 	int unused;
 };
 struct map settings SEC(".maps");
-struct map alive SEC(".maps");
+// Its one value, where it lies: this is asked at each open.
+volatile struct alive alive SEC(".maps");
 struct map verdicts SEC(".maps");
 struct map changed SEC(".maps");
 struct map watched SEC(".maps");
@@ -41,9 +42,7 @@ INLINE struct settings *in_force(void)
 
 INLINE u32 guard_process(void)
 {
-	u32 zero = 0;
-	struct alive *now = map_lookup(&alive, &zero);
-	return now ? now->process : 0;
+	return alive.process;
 }
 
 INLINE u32 this_process(void)
@@ -76,7 +75,7 @@ INLINE void count(u32 which)
 		__sync_fetch_and_add(value, 1);
 }
 
-INLINE int refuse(u32 asked, u32 why, struct inode *inode, struct dentry *dentry)
+INLINE int refuse_label(u32 asked, u32 why, struct inode *inode, struct dentry *dentry, u32 algorithm)
 {
 	// As IMA and EVM answer.
 	int error = asked ? -EACCES : -EPERM;
@@ -92,6 +91,8 @@ INLINE int refuse(u32 asked, u32 why, struct inode *inode, struct dentry *dentry
 	record->process = task >> 32;
 	record->thread = (u32)task;
 	record->uid = (u32)current_uid_gid();
+	record->algorithm = algorithm;
+	record->unused = 0;
 	record->device = 0;
 	record->inode = 0;
 	if (inode) {
@@ -104,6 +105,11 @@ INLINE int refuse(u32 asked, u32 why, struct inode *inode, struct dentry *dentry
 		probe_read_str(record->name, sizeof(record->name), dentry->d_name.name);
 	ring_submit(record, 0);
 	return error;
+}
+
+INLINE int refuse(u32 asked, u32 why, struct inode *inode, struct dentry *dentry)
+{
+	return refuse_label(asked, why, inode, dentry, 0);
 }
 
 INLINE int is_regular(struct inode *inode)
@@ -148,19 +154,32 @@ INLINE int has_same_attributes(struct inode *inode, struct verdict *verdict)
 	return seconds == verdict->altered && nanoseconds == verdict->altered_nsec;
 }
 
+// The inode that the guard has judged: an overlay's, also where the one that holds the data is mapped.
+INLINE struct inode *judged(struct file *file)
+{
+	struct inode *inode = file->f_inode, *named = file->f_path.dentry->d_inode;
+	if (named && named != inode && named->i_sb->s_magic == OVERLAYFS_SUPER_MAGIC)
+		return named;
+	return inode;
+}
+
 // An overlay's inode knows nothing of what is done to the layers beneath. The inode that holds the data cannot be had there, but be
 // read: an open file of an overlay has the one that it reads from in `private_data`, until Linux 6.13 puts that into a structure
-// of its own.
+// of its own. What is mapped is that one itself, which up to Linux 6.7 goes by the overlay's path.
 INLINE u32 judge_below(struct file *file, struct verdict *verdict)
 {
-	if (EXISTS(((struct file___since_6_13 *)file)->f_ref))
-		return 0;
 	struct file *real = file->private_data;
-	struct inode *inode = 0;
+	struct inode *inode = file->f_inode;
+	if (inode == judged(file)) {
+		if (EXISTS(((struct file___since_6_13 *)file)->f_ref))
+			return 0;
+		if (READ(inode, real, f_inode))
+			return CHANGED;
+	}
 	s64 size = 0, seconds = 0;
 	u32 nanoseconds = 0;
 	int writers = 0;
-	if (READ(inode, real, f_inode) || READ(size, inode, i_size) || READ(writers, inode, i_writecount.counter))
+	if (READ(size, inode, i_size) || READ(writers, inode, i_writecount.counter))
 		return CHANGED;
 	if (EXISTS(((struct inode___now *)inode)->i_mtime_sec)) {
 		READ(seconds, (struct inode___now *)inode, i_mtime_sec);
@@ -229,7 +248,7 @@ INLINE int check(struct file *file, u32 asked)
 	struct settings *set = in_force();
 	if (!set || !(set->flags & ENFORCE))
 		return 0;
-	struct inode *inode = file->f_inode;
+	struct inode *inode = judged(file);
 	if (!is_regular(inode))
 		return 0;
 	u32 wanted = asked_on(set, inode, asked);
@@ -301,11 +320,10 @@ INLINE void comes_into_process(struct inode *inode)
 SEC("lsm/file_open") int file_open(u64 *arguments)
 {
 	struct file *file = (struct file *)arguments[0];
-	struct inode *inode = file->f_inode;
-	if (!is_regular(inode))
-		return 0;
-	if (file->f_mode & FMODE_WRITE)
-		return content_changes(inode, file->f_path.dentry);
+	if (file->f_mode & FMODE_WRITE) {
+		struct inode *inode = file->f_inode;
+		return is_regular(inode) ? content_changes(inode, file->f_path.dentry) : 0;
+	}
 	// As long as the guard lives, fanotify asks it, or was told that it need not.
 	if (guard_process())
 		return 0;
@@ -447,6 +465,7 @@ SEC("lsm/inode_setattr@3") int inode_setattr_3(u64 *arguments)
 
 #define NAME_SECURITY(words) (words[0] == 0x7974697275636573ull /* security */ && (words[1] & 0xff) == '.')
 #define NAME_SECURITY_EVM(words) (NAME_SECURITY(words) && (words[1] & 0xffffffffffull) == 0x006d76652eull /* .evm */)
+#define NAME_SECURITY_IMA(words) (NAME_SECURITY(words) && (words[1] & 0xffffffffffull) == 0x00616d692eull /* .ima */)
 #define NAME_ACL(words)                                                                                                          \
 	(words[0] == 0x702e6d6574737973ull /* system.p */ && words[1] == 0x6c63615f7869736full /* osix_acl */ &&                 \
 	 (words[2] & 0xff) == '_')
@@ -480,22 +499,83 @@ INLINE int keeps_mode(struct inode *inode, const void *entries, u32 count)
 	return (mode | (masked ? mask : group)) == (inode->i_mode & 0777u);
 }
 
+// Whether this task may change labels, as IMA and EVM ask where the kernel has them.
+// Source: ima_protect_xattr, security/integrity/ima/ima_appraise.c.
+INLINE int may_label(void)
+{
+	struct task_struct *task = current_task();
+	struct cred *cred = 0;
+	struct user_namespace *within = 0;
+	u64 capabilities = 0;
+	int level = 1;
+	if (READ(cred, task, cred) || READ(capabilities, cred, cap_effective) || READ(within, cred, user_ns) ||
+	    READ(level, within, level))
+		return 0;
+	return !level && capabilities >> CAP_SYS_ADMIN & 1;
+}
+
+#define IMA_XATTR_LAST 7
+
+// Source: ima_get_hash_algo, security/integrity/ima/ima_appraise.c.
+INLINE u32 algorithm_of(const u64 *label, u64 size)
+{
+	// In registers: of bytes in memory the compiler would choose addresses, in a way that the verifier does not follow.
+	u64 first = label[0], last = label[2];
+	u32 start = first & 0xffff, algorithm = NO_ALGORITHM;
+	if (size > 9 && (start == 0x0203 || start == 0x0306))
+		algorithm = first >> 16 & 0xff;
+	else if (size > 1 && (start & 0xff) == 4)
+		algorithm = start >> 8;
+	else if (size == 21 && (start & 0xff) == 1)
+		algorithm = last & 0xffffffff00ull ? 2 : 1; // SHA-1, MD5
+	else if (size == 17 && (start & 0xff) == 1)
+		algorithm = 1;
+	return algorithm < NO_ALGORITHM ? algorithm : NO_ALGORITHM;
+}
+
+// Whether security.ima may be written; that it may not is as independent of a policy's other rules as in the kernel.
+// Source: ima_inode_setxattr, validate_hash_algo, security/integrity/ima/ima_appraise.c.
+INLINE int writes_label(struct settings *set, struct dentry *dentry, const void *value, u64 size)
+{
+	struct inode *inode = dentry->d_inode;
+	if (!asked_on(set, inode, LABEL) || (!guard_process() && !(set->flags & CLOSED)))
+		return 0;
+	u64 label[4] = {};
+	u32 most = size < 24 ? size : 24;
+	KEEP(most);
+	if (!size || probe_read(label, most & 31, value) || (label[0] & 0xff) >= IMA_XATTR_LAST)
+		return -EINVAL;
+	u32 algorithm = algorithm_of(label, size);
+	if (set->labels >> algorithm & 1)
+		return 0;
+	return refuse_label(LABEL, set->flags & LABELS_BY_RULE ? LABEL_DENIED : LABEL_UNAVAILABLE, inode, dentry, algorithm);
+}
+
 // security.evm with an HMAC is made by whoever has the key, and by nobody else; a signature anybody may bring.
 // Source: evm_inode_setxattr, security/integrity/evm/evm_main.c.
 SEC("lsm/inode_setxattr") int inode_setxattr(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
 	struct settings *set = in_force();
-	if (set && set->flags & EVM && set->flags & ENFORCE && !is_guard()) {
+	if (set && set->flags & ENFORCE && !is_guard()) {
 		u64 words[3] = {};
 		probe_read_str(words, sizeof(words), (const void *)arguments[2]);
 		// Not read as an argument: the verifier knows no type for it.
 		const void *value = 0;
 		probe_read(&value, sizeof(value), &arguments[3]);
-		if (NAME_SECURITY_EVM(words)) {
+		u64 size = arguments[4];
+		if ((NAME_SECURITY_IMA(words) || NAME_SECURITY_EVM(words)) && !may_label())
+			return -EPERM;
+		if (NAME_SECURITY_IMA(words)) {
+			int refused = writes_label(set, dentry, value, size);
+			if (refused)
+				return refused;
+		}
+		if (NAME_SECURITY_EVM(words) && set->flags & EVM) {
 			u8 type = 0;
-			if (arguments[4])
-				probe_read(&type, 1, value);
+			if (!size)
+				return -EINVAL;
+			probe_read(&type, 1, value);
 			if (type != 3 && type != 5)
 				return refuse(0, EVM_LABEL, dentry->d_inode, dentry);
 		}
@@ -503,7 +583,7 @@ SEC("lsm/inode_setxattr") int inode_setxattr(u64 *arguments)
 			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
 		// Since 6.2 ACLs have hooks of their own. In the value a version of 32 bits comes first.
 		if (NAME_ACL(words) && is_portable(set, dentry->d_inode) &&
-		    !keeps_mode(dentry->d_inode, value + 4, ((u32)arguments[4] - 4) / sizeof(struct posix_acl_entry)))
+		    !keeps_mode(dentry->d_inode, value + 4, ((u32)size - 4) / sizeof(struct posix_acl_entry)))
 			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
 	}
 	return attributes_change(dentry);
@@ -513,9 +593,11 @@ SEC("lsm/inode_removexattr") int inode_removexattr(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
 	struct settings *set = in_force();
-	if (set && set->flags & EVM) {
+	if (set && set->flags & ENFORCE && !is_guard()) {
 		u64 words[3] = {};
 		probe_read_str(words, sizeof(words), (const void *)arguments[2]);
+		if ((NAME_SECURITY_IMA(words) || NAME_SECURITY_EVM(words)) && !may_label())
+			return -EPERM;
 		if ((NAME_SECURITY(words) || NAME_ACL(words)) && is_portable(set, dentry->d_inode))
 			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
 	}
@@ -681,14 +763,13 @@ SEC("lsm/sb_umount") int sb_umount(u64 *arguments)
 SEC("tp_btf/sched_process_exit") int guard_ends(u64 *arguments)
 {
 	struct task_struct *task = (struct task_struct *)arguments[0];
-	u32 zero = 0, process = task->tgid;
-	struct alive *now = map_lookup(&alive, &zero);
+	u32 process = task->tgid;
 	struct signal_struct *group = task->signal;
 	if (group->live.counter != 0 && !(group->flags & SIGNAL_GROUP_EXIT))
 		return 0;
-	if (now && now->process && now->process == process) {
-		now->ended = process;
-		now->process = 0;
+	if (process && alive.process == process) {
+		alive.ended = process;
+		alive.process = 0;
 	}
 	// Its number may be another's next.
 	if (map_lookup(&processes, &process))

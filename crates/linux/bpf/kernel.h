@@ -30,6 +30,7 @@ typedef struct {
 
 struct super_block {
 	u32 s_dev;
+	unsigned long s_magic;
 } KERNEL;
 
 struct timespec64 {
@@ -112,10 +113,25 @@ struct signal_struct {
 	u32 flags;
 } KERNEL;
 
+struct user_namespace {
+	int level;
+} KERNEL;
+
+// One number by now, two halves of it before Linux 6.3.
+typedef struct {
+	u64 capabilities;
+} kernel_cap_t;
+
+struct cred {
+	kernel_cap_t cap_effective;
+	struct user_namespace *user_ns;
+} KERNEL;
+
 struct task_struct {
 	int tgid;
 	u32 ptrace;
 	struct signal_struct *signal;
+	struct cred *cred;
 } KERNEL;
 
 struct posix_acl_entry {
@@ -151,12 +167,15 @@ enum kernel_load_data_id {
 	LOADING_KEXEC_INITRAMFS = 4,
 };
 
+// Has what follows be computed from this as it is, as the verifier knows nothing of what the compiler has concluded.
+#define KEEP(value) __asm__ volatile("" : "+r"(value))
 // Reads a field by a pointer that the verifier knows no type for.
 #define READ(to, from, field) probe_read(&(to), sizeof(to), &(from)->field)
 #define OFFSET(field) __builtin_preserve_field_info(field, 0)
 #define EXISTS(field) __builtin_preserve_field_info(field, 2)
 #define ENUM(type, value) ((u32)__builtin_preserve_enum_value(*(typeof(enum type) *)value, 1))
 
+#define OVERLAYFS_SUPER_MAGIC 0x794c7630
 #define FMODE_WRITE 2
 #define S_IFMT 0170000
 #define S_IFREG 0100000
@@ -172,8 +191,10 @@ enum kernel_load_data_id {
 #define ATTR_GID 4
 #define ATTR_SIZE 8
 #define PTRACE_MODE_ATTACH 2
+#define CAP_SYS_ADMIN 21
 #define EPERM 1
 #define EACCES 13
+#define EINVAL 22
 #define SIGNAL_GROUP_EXIT 4
 #define SIGHUP 1
 #define SIGINT 2

@@ -17,12 +17,13 @@ struct settings {
 	u64 programs[4];	// two programs, device and inode each, that are the guard's own
 	u32 maps[8];		// the numbers of our maps
 	u32 elsewhere;		// what is refused on file systems that the guard has not looked at
-	u32 unused;
+	u32 labels;		// the algorithms that labels may be written in, a bit each by the kernel's number; NO_ALGORITHM for none
 };
 
 #define ENFORCE 1		// refuse what has no good verdict
 #define CLOSED 2		// go on refusing when the guard has died
 #define PROTECT 4		// protect the guard's process, files and maps
+#define LABELS_BY_RULE 8	// `labels` are those of a rule for SETXATTR_CHECK, else what the guard can compute
 #define EVM 16			// security.evm is the guard's to write
 #define LOAD_MODULE 32		// refuse modules, firmware, kernels whose content no file holds
 #define LOAD_FIRMWARE 64
@@ -50,6 +51,7 @@ struct alive {
 #define FIRMWARE 16
 #define KEXEC_IMAGE 32
 #define KEXEC_INITRAMFS 64
+#define LABEL 128		// to have its label written, which no verdict tells
 #define IMMUTABLE 256		// signed: not to be opened for writing
 #define PORTABLE 512		// with a portable EVM signature: neither are its attributes to change
 #define EVERYBODY 1024		// whoever comes
@@ -94,6 +96,11 @@ struct changes {
 #define PROTECTED 10
 #define EVM_LABEL 11
 #define PORTABLE_LABEL 12
+#define LABEL_DENIED 13		// the policy does not allow its algorithm
+#define LABEL_UNAVAILABLE 14	// nobody could compute it
+
+// The algorithm of labels that name none, or one that is not known: the default hash.
+#define NO_ALGORITHM 31
 
 // What is told.
 struct record {
@@ -106,4 +113,6 @@ struct record {
 	u64 inode;
 	char command[16];
 	char name[64];
+	u32 algorithm;		// of a label
+	u32 unused;
 };

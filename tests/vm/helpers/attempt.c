@@ -6,6 +6,9 @@
  *   memory: copies the file into memory without a name, and executes that
  *   module: loads it as a module from the file; buffer: from memory
  *   chmod: changes its mode; user: the same as nobody in particular; label: gives it an HMAC label of EVM, made up
+ *   write-label FILE NAME VALUE: gives it that attribute, VALUE being hexadecimal
+ *   clone FILE COPY: makes a copy that shares its blocks
+ *   user-label: gives it a digest label, and takes it away, as whoever owns it
  *   kexec FILE [FILE]: loads it as another kernel, with its first file system; kexec-buffer: from memory, nothing
  *   attach: to the process with that number, as a debugger does
  *   forge PROGRAM PROCESS: says that it runs that program, and kills the process; 200 if it cannot say so
@@ -13,9 +16,11 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -149,7 +154,24 @@ int main(int count, char **arguments)
 		return setuid(4711) || chmod(path, 0777) ? failed() : 0;
 	else if (!strcmp(what, "label"))
 		return setxattr(path, "security.evm", "\2aaaaaaaaaaaaaaaaaaaa", 21, 0) ? failed() : 0;
-	else if (!strcmp(what, "kexec")) {
+	else if (!strcmp(what, "write-label") && count > 4) {
+		unsigned char value[256];
+		size_t size = 0;
+		for (; size < sizeof(value) && sscanf(arguments[4] + 2 * size, "%2hhx", &value[size]) == 1; size++)
+			;
+		return setxattr(path, arguments[3], value, size, 0) ? failed() : 0;
+	} else if (!strcmp(what, "clone") && count > 3) {
+		int copy = open(arguments[3], O_WRONLY | O_CREAT | O_EXCL, 0755);
+		return copy < 0 || ioctl(copy, FICLONE, opened(path, O_RDONLY)) ? failed() : 0;
+	} else if (!strcmp(what, "user-label")) {
+		struct stat stat;
+		unsigned char label[34] = {4, 4};
+		if (lstat(path, &stat) || setuid(stat.st_uid))
+			return 255;
+		if (!removexattr(path, "security.ima") || errno != EPERM)
+			return 254;
+		return setxattr(path, "security.ima", label, sizeof(label), 0) ? failed() : 0;
+	} else if (!strcmp(what, "kexec")) {
 		int kernel = opened(path, O_RDONLY), first = count > 3 ? opened(arguments[3], O_RDONLY) : -1;
 		return syscall(SYS_kexec_file_load, kernel, first, 1, "", count > 3 ? 0 : 4) ? failed() : 0;
 	} else if (!strcmp(what, "kexec-buffer"))

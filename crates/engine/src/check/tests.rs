@@ -513,9 +513,36 @@ fn a_label_that_the_policy_does_not_let_be_written_does_not_pass_where_it_was_wr
         bench.checker.attributes_changed(&file, None, NOW);
         assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
     }
-    // Without such a rule nobody looks.
+    // Without such a rule nobody looks at files that nobody uses.
     let bench = bench("appraise func=BPRM_CHECK", Mode::Enforce);
     assert!(!bench.checker.attributes_noticed(InodeId { device: 1, inode: 1 }, true));
+}
+
+#[test]
+fn a_label_that_nobody_can_compute_is_told_as_such_when_it_is_written_to_a_file_in_use() {
+    let bench = bench("appraise func=BPRM_CHECK", Mode::Enforce);
+    let file = Fake::new(b"x");
+    file.label_with_digest();
+    assert_eq!(bench.check(&file, 0, &EXECUTE), Verdict::Allow);
+    for algorithm in [HashAlgorithm::Sha512, HashAlgorithm::Wp512] {
+        *file.label.borrow_mut() = Some([&[4, algorithm.id()][..], &[0; 64]].concat());
+        assert!(bench.checker.attributes_noticed(file.id(), true), "{algorithm}");
+        bench.checker.attributes_changed(&file, None, NOW);
+    }
+    let told = bench.records.0.lock().unwrap().clone();
+    assert!(
+        matches!(
+            &told[..],
+            [AuditRecord::Data {
+                func: Func::SetxattrCheck,
+                cause: Cause::UnavailableHashAlgorithm,
+                rule: None,
+                denied: false,
+                ..
+            }]
+        ),
+        "{told:?}"
+    );
 }
 
 #[test]

@@ -110,7 +110,7 @@ const fn op(func: Func, cause: Cause) -> &'static str {
         return "set_data";
     }
     match cause {
-        Cause::CollectFailed | Cause::DeniedHashAlgorithm => "collect_data",
+        Cause::CollectFailed | Cause::DeniedHashAlgorithm | Cause::UnavailableHashAlgorithm => "collect_data",
         Cause::Writers => "mmap_file",
         Cause::MissingHash
         | Cause::ImaSignatureRequired

@@ -204,7 +204,8 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
             | Cause::Writers
             | Cause::Overdue
             | Cause::NoVerdict
-            | Cause::Protected,
+            | Cause::Protected
+            | Cause::UnavailableHashAlgorithm,
             _,
         ) => cause.words().into(),
     }
@@ -223,7 +224,7 @@ pub fn remedy(cause: Cause, path: &Path, allowed: Option<HashAlgorithm>) -> Stri
         Cause::MissingHash | Cause::InvalidHash => {
             format!("imara sign -k /etc/keys/privkey_ima.pem {file}    # if its content is what you meant")
         }
-        Cause::DeniedHashAlgorithm => {
+        Cause::DeniedHashAlgorithm | Cause::UnavailableHashAlgorithm => {
             let allowed = allowed.unwrap_or(HashAlgorithm::Sha256).name();
             format!("imara sign -k /etc/keys/privkey_ima.pem -a {allowed} {file}")
         }

@@ -23,6 +23,8 @@ impl Bits {
     pub const KEXEC_IMAGE: Self = Self(32);
     /// It may be loaded as another kernel's first file system.
     pub const KEXEC_INITRAMFS: Self = Self(64);
+    /// Its label may be written, which no verdict tells.
+    pub const LABEL: Self = Self(128);
     /// It is signed: not to be opened for writing.
     pub const IMMUTABLE: Self = Self(256);
     /// EVM's label is a portable signature: its attributes and labels are not to change.
@@ -70,6 +72,7 @@ pub(super) mod flags {
     pub(in super::super) const ENFORCE: u32 = 1;
     pub(in super::super) const CLOSED: u32 = 2;
     pub(in super::super) const PROTECT: u32 = 4;
+    pub(in super::super) const LABELS_BY_RULE: u32 = 8;
     pub(in super::super) const EVM: u32 = 16;
     pub(in super::super) const LOAD_MODULE: u32 = 32;
     pub(in super::super) const LOAD_FIRMWARE: u32 = 64;
@@ -97,18 +100,19 @@ pub(super) struct Settings {
     pub(super) programs: [u64; 4],
     pub(super) maps: [u32; 8],
     pub(super) elsewhere: u32,
+    pub(super) labels: u32,
 }
 
 impl Settings {
     pub(super) const SIZE: usize = 104;
 
     pub(super) fn to_bytes(self) -> Vec<u8> {
-        let Self { flags, pins, epoch, epoch_before, before_until, programs, maps, elsewhere } = self;
+        let Self { flags, pins, epoch, epoch_before, before_until, programs, maps, elsewhere, labels } = self;
         let words = [flags, pins];
         let longs = [epoch, epoch_before, before_until];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.extend(longs.iter().chain(&programs).flat_map(|long| long.to_ne_bytes()));
-        bytes.extend(maps.iter().chain(&[elsewhere, 0]).flat_map(|word| word.to_ne_bytes()));
+        bytes.extend(maps.iter().chain(&[elsewhere, labels]).flat_map(|word| word.to_ne_bytes()));
         bytes
     }
 
@@ -122,6 +126,7 @@ impl Settings {
             epoch_before: long(16)?,
             before_until: long(24)?,
             elsewhere: word(96)?,
+            labels: word(100)?,
             ..Self::default()
         };
         for (index, program) in settings.programs.iter_mut().enumerate() {
@@ -214,10 +219,12 @@ pub enum Why {
     Protected,
     EvmLabel,
     PortableLabel,
+    LabelDenied,
+    LabelUnavailable,
 }
 
 impl Why {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::NoVerdict,
         Self::Changed,
         Self::Writers,
@@ -230,6 +237,8 @@ impl Why {
         Self::Protected,
         Self::EvmLabel,
         Self::PortableLabel,
+        Self::LabelDenied,
+        Self::LabelUnavailable,
     ];
 
     /// For people.
@@ -247,6 +256,8 @@ impl Why {
             Self::Protected => "it is the guard's own",
             Self::EvmLabel => "an HMAC in security.evm is the key holder's to write",
             Self::PortableLabel => "EVM's portable signature covers its attributes and labels",
+            Self::LabelDenied => "the policy does not let a label of this algorithm be written",
+            Self::LabelUnavailable => "nobody here could compute the algorithm of the label",
         }
     }
 }
@@ -272,7 +283,12 @@ pub struct Refusal {
     pub command: Vec<u8>,
     /// The last part of the file's path.
     pub name: Vec<u8>,
+    /// The kernel's number of the algorithm of a label, [`NO_ALGORITHM`] where it names none.
+    pub algorithm: u8,
 }
+
+/// Stands for the default hash.
+pub const NO_ALGORITHM: u8 = 31;
 
 impl Refusal {
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
@@ -290,6 +306,7 @@ impl Refusal {
             inode: long(bytes, 24)?,
             command: text(32, 48)?,
             name: text(48, 112)?,
+            algorithm: u8::try_from(word(bytes, 112)?).ok()?,
         })
     }
 }
@@ -318,6 +335,7 @@ mod tests {
             programs: [8, 9, 10, 11],
             maps: [12, 13, 14, 15, 16, 17, 18, 19],
             elsewhere: 20,
+            labels: 21,
         };
         assert_eq!(settings.to_bytes().len(), Settings::SIZE);
         assert_eq!(Settings::from_bytes(&settings.to_bytes()), Some(settings));

@@ -9,11 +9,13 @@ mod layout;
 mod object;
 mod relocate;
 
-pub use self::layout::{Bits, Refusal, Why};
+pub use self::layout::{Bits, NO_ALGORITHM, Refusal, Why};
 use self::layout::{Changes, Settings, Verdict, device_in_kernel, flags, roles};
 use self::object::{Loaded, RING};
 pub use self::object::{Reason, foreseeable};
 use crate::sys::bpf::Ring;
+use imara_engine::label_writes::WritableLabels;
+use imara_format::hash::HashAlgorithm;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Stat;
 use std::io;
@@ -54,7 +56,7 @@ pub struct Options {
 }
 
 /// What the policy and mode in force come to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Force {
     /// What has no good verdict is refused.
     pub enforce: bool,
@@ -68,6 +70,8 @@ pub struct Force {
     pub kexec: bool,
     /// What is refused on file systems that were not looked at yet.
     pub elsewhere: Bits,
+    /// Which labels may be written.
+    pub labels: WritableLabels,
 }
 
 /// The programs, attached as long as this lives (or longer, see [`OnDeath::Refuse`]).
@@ -259,15 +263,17 @@ impl Level2 {
             return Ok(());
         }
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-        let Force { enforce, evm, modules, firmware, kexec, elsewhere } = *force;
+        let Force { enforce, evm, modules, firmware, kexec, elsewhere, labels } = *force;
         settings.flags = flag(enforce, flags::ENFORCE)
             | flag(self.options.on_death == OnDeath::Refuse, flags::CLOSED)
             | flag(self.options.protect, flags::PROTECT)
+            | flag(labels.by_rule(), flags::LABELS_BY_RULE)
             | flag(evm, flags::EVM)
             | flag(modules, flags::LOAD_MODULE)
             | flag(firmware, flags::LOAD_FIRMWARE)
             | flag(kexec, flags::LOAD_KEXEC);
         settings.elsewhere = elsewhere.number();
+        settings.labels = label_bits(labels);
         if anew {
             settings.epoch_before = settings.epoch;
             settings.epoch += 1;
@@ -428,6 +434,13 @@ impl Level2 {
     }
 }
 
+/// The algorithms that labels may be written in, a bit each.
+fn label_bits(labels: WritableLabels) -> u32 {
+    (0..=NO_ALGORITHM)
+        .filter(|number| labels.may_be(HashAlgorithm::from_id(*number)))
+        .fold(0, |bits, number| bits | 1 << number)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // What these locks protect is never half changed, so a panic elsewhere leaves it sound.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -500,6 +513,22 @@ mod tests {
             assert_eq!(mapped_program(line), expected.map(|(path, inode)| (path.into(), inode)), "{line}");
         }
         assert!(!mapped_programs(std::process::id()).is_empty());
+    }
+
+    #[test]
+    fn each_algorithm_of_labels_has_its_bit_and_what_names_none_has_the_default_hashs() {
+        use HashAlgorithm::{Sha1, Sha256, Sha512, Wp512};
+        let bit = |algorithm: HashAlgorithm| 1_u32 << algorithm.id();
+        for (name, rule, default, expected) in [
+            ("a rule", Some(vec![Sha256, Sha512]), Sha256, bit(Sha256) | bit(Sha512) | 0xff80_0000),
+            ("a rule without the default hash", Some(vec![Sha512]), Sha256, bit(Sha512)),
+        ] {
+            let labels = WritableLabels::new(rule.map(|rule| rule.into_iter().collect()), default);
+            assert_eq!((label_bits(labels), labels.by_rule()), (expected, true), "{name}");
+        }
+        let computed = WritableLabels::new(None, Sha256);
+        assert!(!computed.by_rule());
+        assert_eq!(label_bits(computed) & (bit(Sha1) | bit(Wp512) | 1 << NO_ALGORITHM), bit(Sha1) | 1 << NO_ALGORITHM);
     }
 
     #[test]

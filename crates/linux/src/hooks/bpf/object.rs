@@ -258,11 +258,14 @@ fn attach(
     let (mut instructions, missing) = relocate::relocated(program, &object.types, kernel);
     for (at, name) in &program.maps {
         const BY_DESCRIPTOR: u8 = 1;
+        const VALUE_BY_DESCRIPTOR: u8 = 2;
         let map = maps.all().into_iter().find(|(own, _)| own == name).map(|(_, map)| map);
         let (Some(map), Some(instruction)) = (map, instructions.get_mut(*at)) else {
             return Err(format!("there is no map {name}"));
         };
-        instruction[1] = instruction[1] & 15 | BY_DESCRIPTOR << 4;
+        // The one value of `alive` is used as it lies there.
+        let meant = if name == "alive" { VALUE_BY_DESCRIPTOR } else { BY_DESCRIPTOR };
+        instruction[1] = instruction[1] & 15 | meant << 4;
         instruction[4..].copy_from_slice(&std::os::fd::AsRawFd::as_raw_fd(&map.as_fd()).to_le_bytes());
     }
     let loaded = bpf::load(kind, &program.name, &instructions, &object.license, target).map_err(|error| {
@@ -352,6 +355,10 @@ mod tests {
         for program in &object.programs {
             for (_, map) in &program.maps {
                 assert!(MAPS.iter().any(|(name, ..)| name == map), "{}: {map}", program.name);
+            }
+            for (at, map) in &program.maps {
+                // The descriptor is put there, and what is read of a value lies as far beyond its beginning as the load says.
+                assert_eq!(program.instructions[*at][4..], [0; 4], "{}: {map}", program.name);
             }
         }
         assert_eq!(object.license, "Dual MIT/GPL");

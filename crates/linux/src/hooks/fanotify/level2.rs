@@ -13,9 +13,11 @@ use imara_engine::audit::{AuditRecord, TaskIdentity};
 use imara_engine::cache::InodeId;
 use imara_engine::check::{Access, File, Hook, Left, Mode};
 use imara_engine::evm::PORTABLE_TYPE;
+use imara_engine::label_writes::WritableLabels;
 use imara_engine::policy::{CompiledPolicy, FileFacts};
 use imara_format::evm::{EvmMode, SECURITY_EVM};
-use imara_format::policy::{Action, Func};
+use imara_format::hash::HashAlgorithm;
+use imara_format::policy::{Action, Func, Rule};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
@@ -100,7 +102,8 @@ impl Shared {
             modules: appraised(Func::ModuleCheck) && !signed_modules_only,
             firmware: appraised(Func::FirmwareCheck),
             kexec: appraised(Func::KexecKernelCheck),
-            elsewhere: if self.all { appraised_bits(&policy, &MEMORY) } else { Bits::NONE },
+            elsewhere: if self.all { appraised_bits(&policy, &MEMORY).and(Bits::LABEL) } else { Bits::NONE },
+            labels: self.checker.writable_labels(),
         };
         level2.put_in_force(&force, anew)
     }
@@ -111,14 +114,14 @@ impl Shared {
             return Ok(());
         };
         let policy = self.checker.policy();
-        level2.watch(superblock.device, appraised_bits(&policy, &superblock.facts()))
+        level2.watch(superblock.device, appraised_bits(&policy, &superblock.facts()).and(Bits::LABEL))
     }
 
     /// Which uses of a file must be judged when it is opened, because nobody can be asked later: what its name says, and what was
     /// refused before for want of a verdict.
     fn expected_uses(&self, file: &OpenedFile<'_>, policy: &CompiledPolicy) -> Bits {
         let learned = self.learned.uses.read().unwrap_or_else(PoisonError::into_inner);
-        let learned = learned.get(&file.id()).copied().unwrap_or_default();
+        let learned = learned.get(&self.as_in_kernel(file.id())).copied().unwrap_or_default();
         if !LOADED.iter().any(|func| policy.wants(*func)) {
             return learned;
         }
@@ -203,12 +206,19 @@ impl Shared {
         let _ = level2.pass(event.file.as_fd(), look, passed, &file.stat, file.stamp_tells());
     }
 
+    /// The inode as the programs name it: a btrfs shows stat(2) other devices, one for each subvolume. Of two subvolumes' inodes with
+    /// one number what was learned last is taken for both; verdicts are beside each.
+    fn as_in_kernel(&self, id: InodeId) -> InodeId {
+        InodeId { device: self.superblocks.of(id.device).map_or(id.device, |superblock| superblock.device), ..id }
+    }
+
     fn passes_ahead(&self, id: InodeId, access: &Access<'_>, bits: Bits, funcs: &[Func]) -> bool {
         let mask = if bits == Bits::EXEC || bits == Bits::MMAP { MAY_EXEC } else { MAY_READ };
         let mut causes = funcs.iter().filter_map(|func| self.checker.ahead(access, Hook { func: *func, mask }).err());
         let cause = causes.next();
         drop(causes);
         let failed = cause.map(|cause| (cause, access.file.path()));
+        let id = self.as_in_kernel(id);
         let mut known = lock(&self.learned.causes);
         match failed {
             None => drop(known.remove(&(id, bits.number()))),
@@ -241,9 +251,13 @@ impl Shared {
             (Why::Signed, _) => (Cause::Immutable, String::new()),
             (Why::Writers, _) => (Cause::Writers, refusal.why.words().into()),
             (Why::Protected | Why::EvmLabel | Why::PortableLabel, _) => (Cause::Protected, refusal.why.words().into()),
+            (Why::LabelDenied | Why::LabelUnavailable, _) => self.refused_label(refusal),
             (why, _) => (Cause::NoVerdict, why.words().into()),
         };
-        let func = USES.iter().find(|(bits, _)| *bits == refusal.asked).map_or(Func::FileCheck, |(_, funcs)| funcs[0]);
+        let func = match refusal.asked {
+            Bits::LABEL => Func::SetxattrCheck,
+            asked => USES.iter().find(|(bits, _)| *bits == asked).map_or(Func::FileCheck, |(_, funcs)| funcs[0]),
+        };
         let task = process::credentials(refusal.thread)
             .ok()
             .map(|credentials| process::identity(refusal.thread, &credentials));
@@ -265,7 +279,7 @@ impl Shared {
             task,
             path,
             inode: id,
-            rule: None,
+            rule: self.label_rule(refusal),
             denied: true,
             fixed: false,
         });
@@ -285,8 +299,24 @@ impl Shared {
             | Why::GuardDead
             | Why::Protected
             | Why::EvmLabel
-            | Why::PortableLabel => {}
+            | Why::PortableLabel
+            | Why::LabelDenied
+            | Why::LabelUnavailable => {}
         }
+    }
+
+    /// The rule by which a label was not written.
+    fn label_rule(&self, refusal: &Refusal) -> Option<usize> {
+        let of_labels = |rule: &Rule| rule.func == Some(Func::SetxattrCheck);
+        (refusal.why == Why::LabelDenied).then(|| self.checker.policy().rules().iter().position(of_labels)).flatten()
+    }
+
+    /// Why a label was not written. Another policy may have come into force since.
+    fn refused_label(&self, refusal: &Refusal) -> (Cause, String) {
+        let default = self.checker.log().hash();
+        let rule = (refusal.why == Why::LabelDenied).then(|| self.checker.policy().setxattr_algorithms());
+        let labels = WritableLabels::new(rule.map(Option::unwrap_or_default), default);
+        labels.cause(HashAlgorithm::from_id(refusal.algorithm).unwrap_or(default))
     }
 
     /// From now on this use is judged when the file is opened.
