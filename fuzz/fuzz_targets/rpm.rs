@@ -1,7 +1,8 @@
-//! Any bytes as what RPM keeps: a header, a database of either kind, a database's log.
+//! Any bytes as what RPM keeps: a header, a database of either kind, a database's log; and as OpenPGP's keys and signatures.
 
 #![no_main]
 
+use imara_format::openpgp;
 use imara_format::rpm::header::{Header, Part, Tag};
 use imara_format::rpm::ndb::Ndb;
 use imara_format::rpm::package::Package;
@@ -20,6 +21,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(package) = Package::parse(bytes) {
         assert!(package.files.iter().all(|file| file.path.starts_with(b"/")));
+    }
+    let _ = openpgp::certificates(bytes);
+    for signature in openpgp::signatures(bytes).into_iter().flatten() {
+        assert!(signature.carried().count() <= signature.embedded.len());
     }
     if let Ok(ndb) = Ndb::open(bytes) {
         assert!(ndb.headers().flatten().map(|(_, header)| header.len()).sum::<usize>() <= bytes.len());

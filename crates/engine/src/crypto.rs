@@ -4,6 +4,7 @@ mod certificate;
 mod der;
 mod digest;
 mod key;
+mod message_key;
 mod public_key;
 mod scheme;
 mod secret;
@@ -13,6 +14,7 @@ mod tpm;
 pub use certificate::Certificate;
 pub use digest::{Hasher, UnsupportedHash, hash};
 pub use key::{KeyError, KeyKind, KeyType};
+pub use message_key::MessageKey;
 pub use public_key::{KeptKey, PublicKey};
 pub use scheme::SignatureError;
 pub use secret::{

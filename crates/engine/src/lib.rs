@@ -22,6 +22,7 @@ pub mod label;
 pub mod label_writes;
 pub mod lock;
 pub mod measure;
+pub mod package_keys;
 pub mod policy;
 pub mod policy_analysis;
 pub mod policy_difference;

@@ -229,6 +229,12 @@ impl FromStr for KeyPermissions {
             let bits = u32::from_str_radix(digits, 16).map_err(|_| error())?;
             return if signed || bits & !ALL_PERMISSIONS != 0 { Err(error()) } else { Ok(Self(bits)) };
         }
+        // As C has numbers: octal after a zero.
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            let base = if text.starts_with('0') { 8 } else { 10 };
+            let bits = u32::from_str_radix(text, base).map_err(|_| error())?;
+            return if bits & !ALL_PERMISSIONS != 0 { Err(error()) } else { Ok(Self(bits)) };
+        }
         let mut letters = text.chars();
         let mut bits = 0;
         for group in GROUPS {
@@ -387,13 +393,27 @@ mod tests {
             assert_eq!(KeyPermissions(bits).to_string(), text);
             assert_eq!(text.parse(), Ok(KeyPermissions(bits)));
             assert_eq!(format!("{bits:#010x}").parse(), Ok(KeyPermissions(bits)));
+            assert_eq!(bits.to_string().parse(), Ok(KeyPermissions(bits)));
+            assert_eq!(format!("0{bits:o}").parse(), Ok(KeyPermissions(bits)));
         }
         let may = KeyPermissions(0x1f0b_0000);
         assert!(may.owner_may(KeyPermission::Search) && !may.owner_may(KeyPermission::Write));
         assert!(may.possessor_may(KeyPermission::Link) && !may.possessor_may(KeyPermission::SetAttributes));
-        for wrong in
-            ["", "3f010000", "0x", "0x+1", "0x40000000", "0x123456789", "alswrv", "vrwsla------------------", "ü"]
-        {
+        for wrong in [
+            "",
+            "3f010000",
+            "08",
+            "4294967296",
+            "1073741824",
+            "-1",
+            "0x",
+            "0x+1",
+            "0x40000000",
+            "0x123456789",
+            "alswrv",
+            "vrwsla------------------",
+            "ü",
+        ] {
             assert_eq!(wrong.parse::<KeyPermissions>(), Err(PermissionsError(wrong.into())), "{wrong}");
         }
         let long = "alswrv-----v-------------";

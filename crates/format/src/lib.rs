@@ -32,6 +32,7 @@ pub mod key;
 pub mod key_blob;
 pub mod label;
 pub mod measurement_list;
+pub mod openpgp;
 pub mod pcr;
 pub mod pkcs11_uri;
 pub mod policy;

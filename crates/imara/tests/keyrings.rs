@@ -396,6 +396,10 @@ fn permissions_are_printed_and_set_but_never_lost_by_accident() {
         refused(&["permissions", &ring, "-lswrv--s-rv------------"], 1).contains("ever change its permissions again")
     );
     assert!(refused(&["permissions", &ring, "rwx"], 2).contains("no set of permissions"));
+    // Numbers as keyctl takes them; 0 leaves nothing to anybody, and so needs the same word.
+    assert_eq!(json(&["permissions", &ring, "1057685504", "--dry-run"])["set"], false);
+    assert!(refused(&["permissions", &ring, "0"], 1).contains("ever change its permissions again"));
+    assert!(done(&["permissions", &ring, "0", "--force", "--dry-run"]).contains("become ------------------------"));
     done(&["permissions", &ring, "-lswrv--s-rv------------", "--force"]);
     assert!(refused(&["permissions", &ring, "0x3f0b0000"], 1).contains("EACCES"));
 }

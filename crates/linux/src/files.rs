@@ -3,6 +3,7 @@
 //! A path is looked up once; everything after that goes by the descriptor, so that a file that is exchanged in between
 //! is not the one that is labelled.
 
+use crate::interruption;
 use imara_engine::crypto::{Hasher, hash};
 use imara_format::hash::{Digest, HashAlgorithm};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, StatxFlags, XattrFlags};
@@ -321,7 +322,7 @@ pub fn digest_of_size(
     let mut told = 0;
     let digest = read_pieces(file, size, algorithm, |done| {
         step(done - std::mem::replace(&mut told, done));
-        Ok(())
+        interruption::go_on()
     })?;
     step(size - told);
     Ok(digest)

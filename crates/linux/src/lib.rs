@@ -7,6 +7,7 @@ pub mod evm_key;
 pub mod files;
 pub mod hooks;
 pub mod inode;
+pub mod interruption;
 pub mod kept;
 pub mod kernel_evm;
 pub mod kernel_ima;

@@ -144,15 +144,20 @@ impl PublicKey {
 
     pub(super) fn new<T: HasPublic>(key: &PKeyRef<T>, certificate: Option<Certificate>) -> Result<Self, KeyError> {
         let kind = kind_of(key)?;
-        let (key_hash, v1_payload) = (key_hash(key)?, v1_payload(key)?);
-        let key = if kind == KeyKind::Sm2 {
-            VerifyingKey::Sm2(PKey::public_key_from_der(&key.public_key_to_der()?)?)
+        let v1_payload = v1_payload(key)?;
+        let (key, key_hash) = if kind == KeyKind::Sm2 {
+            let sm2 = PKey::public_key_from_der(&key.public_key_to_der()?)?;
+            (VerifyingKey::Sm2(sm2), key_hash(key)?)
         } else if key.id() == Id::RSA {
             let rsa = key.rsa()?;
-            VerifyingKey::Rsa(Rsa::from_public_components(rsa.n().to_owned()?, rsa.e().to_owned()?)?)
+            let rsa = Rsa::from_public_components(rsa.n().to_owned()?, rsa.e().to_owned()?)?;
+            // A key that OpenSSL has read from a certificate is written by a provider, which it looks for among all: that takes as long as reading
+            // the certificate.
+            let key_hash = key_hash(&*PKey::from_rsa(rsa.clone())?)?;
+            (VerifyingKey::Rsa(rsa), key_hash)
         } else {
             let ec = key.ec_key()?;
-            VerifyingKey::Ec(EcKey::from_public_key(ec.group(), ec.public_key())?)
+            (VerifyingKey::Ec(EcKey::from_public_key(ec.group(), ec.public_key())?), key_hash(key)?)
         };
         Ok(Self { key, kind, key_hash: Some(key_hash), v1_payload, certificate })
     }

@@ -391,6 +391,8 @@ fn from_7_1_on_version_3_can_be_required() {
         let older = debian(KernelVersion::V6_12);
         let found = Verifier { rules: &older, mode, hmac_key: None, keys: &keys }.status(&file);
         assert_eq!(found.status.passes(), version == Version::V2, "{form:?}");
+        let newer = matches!(found.reason, Some(Reason::NewVersion(3)));
+        assert_eq!(newer, version == Version::V3, "{form:?}: {:?}", found.reason);
     }
 }
 

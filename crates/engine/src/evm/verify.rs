@@ -99,6 +99,9 @@ pub enum Reason {
     /// A signature of an old version where version 3 is required.
     #[error("its signature has version {0}, and EVM requires version 3")]
     OldVersion(u8),
+    /// A good signature of a version that this kernel takes for an older one.
+    #[error("its signature is good and has version {0}, which Linux before 7.1 takes for version 2, and refuses")]
+    NewVersion(u8),
     /// The signature does not verify.
     #[error("its signature: {0}")]
     Signature(VerifyError),
@@ -249,13 +252,22 @@ fn verify<'k>(label: &[u8], form: Form, digest: &Digest, with: &Verifier<'k>) ->
     match &signature {
         Signature::V1(signature) => with.keys.verify_v1(signature, digest),
         Signature::V2(signature) => with.keys.verify(signature, digest),
-        Signature::V3(signature) if with.rules.knows_sigv3() => {
+        Signature::V3(signature) => {
             let kind = if form == Form::Portable { SignatureType::Portable } else { SignatureType::Signature };
-            let message = v3_digest(kind, digest).map_err(|_| Reason::Hash(digest.algorithm().id()))?;
-            with.keys.verify(signature, &message)
+            let of_version_3 = || {
+                let message = v3_digest(kind, digest).map_err(|_| Reason::Hash(digest.algorithm().id()))?;
+                with.keys.verify(signature, &message).map_err(Reason::Signature)
+            };
+            if with.rules.knows_sigv3() {
+                return of_version_3();
+            }
+            // Before 7.1 it is taken for a version 2, which a true one never is.
+            let verified = with.keys.verify(signature, digest);
+            if matches!(verified, Err(VerifyError::Rejected { .. })) && of_version_3().is_ok() {
+                return Err(Reason::NewVersion(3));
+            }
+            verified
         }
-        // Before 7.1 it is taken for a version 2, which a true one never is.
-        Signature::V3(signature) => with.keys.verify(signature, digest),
     }
     .map_err(Reason::Signature)
 }

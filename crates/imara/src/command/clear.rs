@@ -12,6 +12,7 @@ use imara_linux::tree::TreeFile;
 /// With -r the old labels are kept in the journal of the run, from which `imara undo` brings them back.
 ///
 /// The exit status is 0 when no file has such a label any more, 1 when some failed, 4 when of trees and lists nothing was done.
+/// A run over trees and lists that SIGINT or SIGTERM ends says how far it came and how to go on, and ends by the signal: a shell sees 130 or 143.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

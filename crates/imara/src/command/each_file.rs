@@ -3,8 +3,9 @@
 use super::CommandResult;
 use super::paths::Paths;
 use super::progress::Progress;
-use super::telling::{Form, Telling, Told, counted, failure_json, grouped, took};
+use super::telling::{Form, Telling, Told, counted, failure_json, grouped, look_again, tell_if_interrupted, took};
 use crate::output::{Failure, Outcome, complain};
+use imara_linux::interruption;
 use imara_linux::tree::{Batch, TreeFile};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -51,17 +52,18 @@ impl EachFile<'_> {
         paths: &Paths,
         work: impl Fn(&TreeFile<'_>) -> Result<(String, Map<String, Value>), Failure> + Sync,
     ) -> CommandResult {
-        self.each_of(paths, |file| work(file).map(|(line, document)| OfFile { class: None, line: Ok(line), document }))
+        let of_file = |(line, document)| Some(OfFile { class: None, line: Ok(line), document });
+        self.each_of(paths, |file| work(file).map(of_file))
     }
 
-    /// The same, where also of a file that does not pass there is something to say to programs.
+    /// The same, where also of a file that does not pass there is something to say to programs, and some files are none of the run's (`None`).
     ///
     /// # Errors
     /// As [`Paths::for_each_batch`].
     pub fn each_of(
         &self,
         paths: &Paths,
-        work: impl Fn(&TreeFile<'_>) -> Result<OfFile, Failure> + Sync,
+        work: impl Fn(&TreeFile<'_>) -> Result<Option<OfFile>, Failure> + Sync,
     ) -> CommandResult {
         let many = paths.are_many();
         let form = Form::new(self.json, self.quiet, self.verbose, many);
@@ -70,15 +72,19 @@ impl EachFile<'_> {
         let batch = |path: &mut PathBuf, batch: &Batch| {
             let (mut counts, mut told) = (Counts::default(), Told::default());
             for index in 0..batch.len() {
+                if interruption::came().is_some() {
+                    break;
+                }
                 batch.path(index, path);
                 let found = match batch.open(index, path) {
                     Ok(Some(file)) => work(&file),
                     Ok(None) => continue,
                     Err(error) => Err(paths.open_failure(&error)),
                 };
-                let found =
-                    found.unwrap_or_else(|failure| OfFile { class: None, line: Err(failure), document: Map::new() });
-                counts.tell(form, path, found, &mut told);
+                let failed = |failure| Some(OfFile { class: None, line: Err(failure), document: Map::new() });
+                if let Some(found) = found.unwrap_or_else(failed) {
+                    counts.tell(form, path, found, &mut told);
+                }
             }
             (counts, told)
         };
@@ -104,6 +110,7 @@ impl EachFile<'_> {
         numbers.insert("failed".to_owned(), json!(failed));
         numbers.extend(classes.iter().map(|(class, count)| ((*class).to_owned(), json!(count))));
         telling.end(summary, numbers);
+        tell_if_interrupted(done + failed, look_again);
         if !many && !self.json && failed > 0 && done + failed > 1 {
             complain(&Failure::failed(format!("{failed} of {} files were not {}", done + failed, self.done)));
         }

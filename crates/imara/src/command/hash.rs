@@ -18,6 +18,7 @@ use std::io::ErrorKind;
 /// left alone, and so are signatures, as the kernel does in fix mode.
 ///
 /// The exit status is 0 when all files are labelled, 1 when some failed, 4 when of trees and lists nothing was done.
+/// A run over trees and lists that SIGINT or SIGTERM ends says how far it came and how to go on, and ends by the signal: a shell sees 130 or 143.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

@@ -2,6 +2,7 @@
 
 use crate::output::{self, Failure, Outcome, Telling, complain};
 use clap::{Parser, Subcommand};
+use imara_linux::interruption;
 use std::process::ExitCode;
 
 pub mod certificates;
@@ -126,7 +127,7 @@ pub type CommandResult = Result<Outcome, Failure>;
 pub fn main() -> ExitCode {
     let imara = Imara::parse();
     output::set_telling(imara.telling);
-    finish(match imara.command {
+    let status = finish(match imara.command {
         Command::Key(arguments) => key::run(arguments),
         Command::Keyring(arguments) => keyring::run(arguments),
         Command::Sign(arguments) => sign::run(&arguments),
@@ -150,7 +151,12 @@ pub fn main() -> ExitCode {
         Command::RollBack(arguments) => crate::guard::rollback::wait(&arguments).map(|()| Outcome::Done),
         Command::Sentinel(arguments) => crate::guard::sentinel::watch(&arguments).map(|()| Outcome::Done),
         Command::Man(arguments) => man::run(&arguments),
-    })
+    });
+    // What was to be told has been told.
+    if let Some(signal) = interruption::came() {
+        interruption::end_by(signal);
+    }
+    status
 }
 
 fn finish(result: CommandResult) -> ExitCode {

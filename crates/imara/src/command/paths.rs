@@ -4,6 +4,7 @@ use super::progress::Progress;
 use super::selection::Globs;
 use crate::output::Failure;
 use imara_linux::files::OpenError;
+use imara_linux::interruption;
 use imara_linux::tree::{self, Batch, Choice, Root, Skipped, TreeFile, Walk, in_order};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -89,7 +90,7 @@ impl Paths {
     }
 
     /// Does `work` for every file, several at a time, each thread with what `begin` makes for it, and tells `deliver` the
-    /// results of each batch in the files' order.
+    /// results of each batch in the files' order. SIGINT or SIGTERM stop a run over trees and lists before its end: [`interruption::came`].
     ///
     /// # Errors
     /// As [`Paths::some`]; an unreadable list.
@@ -110,6 +111,8 @@ impl Paths {
         // A few files that are named need no more threads than there are of them.
         let threads = if self.are_many() { tree::threads() } else { tree::threads().min(self.paths.len()) };
         let (over, mut counting) = (AtomicBool::new(false), false);
+        // Of files that were named each is done or not; there is nothing to go on with.
+        let _caught = self.are_many().then(interruption::catch);
         tree::allow_many_descriptors();
         std::thread::scope(|scope| {
             // Ends the count also when this thread panics.
@@ -121,7 +124,7 @@ impl Paths {
             };
             in_order(
                 threads,
-                || walk.next_batch(),
+                || interruption::came().is_none().then(|| walk.next_batch()).flatten(),
                 begin,
                 work,
                 deliver,
@@ -146,7 +149,7 @@ impl Paths {
         let mut walk = Walk::new(roots, choice);
         let (mut count, mut bytes) = (0_u64, 0_u64);
         while let Some(batch) = walk.next_batch() {
-            if over.load(Ordering::Relaxed) {
+            if over.load(Ordering::Relaxed) || interruption::came().is_some() {
                 return;
             }
             count += batch.len() as u64;
@@ -209,7 +212,7 @@ struct Listed {
 impl Listed {
     fn open(list: &Path, null: bool) -> Result<Self, Failure> {
         let input: Box<dyn BufRead + Send> = if list.as_os_str() == "-" {
-            Box::new(BufReader::new(io::stdin()))
+            Box::new(BufReader::new(interruption::Input::new()))
         } else {
             let file = File::open(list).map_err(|error| Failure::failed(format!("{}: {error}", printable(list))))?;
             Box::new(BufReader::new(file))

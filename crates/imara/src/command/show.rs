@@ -3,7 +3,7 @@
 use super::CommandResult;
 use super::paths::{Paths, printable, read};
 use super::progress::Progress;
-use super::telling::{Form, Telling, Told, failure_json};
+use super::telling::{Form, Telling, Told, failure_json, look_again, tell_if_interrupted};
 use crate::output::{Failure, Outcome};
 use imara_format::hash::to_hex;
 use imara_format::label::{Label, LabelError};
@@ -77,6 +77,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let numbers = [("shown", json!(files)), ("unreadable", json!(unreadable))];
     let numbers = numbers.into_iter().map(|(name, number)| (name.to_owned(), number)).collect();
     telling.end(|| if files == 0 { "no file was found\n".to_owned() } else { String::new() }, numbers);
+    tell_if_interrupted(files, look_again);
     Ok(match (files, unreadable) {
         (0, _) if many => Outcome::Nothing,
         (_, 0) => Outcome::Done,

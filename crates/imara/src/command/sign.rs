@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 /// look for it. A label that is there is exchanged in one step.
 ///
 /// The exit status is 0 when all files are signed, 1 when some failed, 4 when of trees and lists nothing was done.
+/// A run over trees and lists that SIGINT or SIGTERM ends says how far it came and how to go on, and ends by the signal: a shell sees 130 or 143.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

@@ -1,5 +1,6 @@
 //! Who signs: options shared by the commands that sign.
 
+use super::evmctl::hash_name::{Named, look_up};
 use super::key::Passphrase;
 use super::paths::read;
 use super::token;
@@ -162,7 +163,11 @@ pub fn warn_if_expired(path: &dyn std::fmt::Display, certificate: Option<&Certif
 /// # Errors
 /// The names that are known.
 pub fn algorithm(name: &str) -> Result<HashAlgorithm, String> {
-    HashAlgorithm::from_name(name).ok_or_else(|| {
+    // OpenSSL's names, too: ripemd160.
+    if let Named::Hash(algorithm) = look_up(name) {
+        return Ok(algorithm);
+    }
+    Err({
         let names = HashAlgorithm::ALL.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>();
         format!("no such hash; known: {}", names.join(" "))
     })

@@ -9,6 +9,7 @@
 
 use super::paths::path_json;
 use crate::output::{Failure, complain, print};
+use imara_linux::interruption;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -137,7 +138,10 @@ impl Telling {
     }
 
     /// The end: `summary` in words, and its numbers.
-    pub fn end(self, summary: impl FnOnce() -> String, numbers: Map<String, Value>) {
+    pub fn end(self, summary: impl FnOnce() -> String, mut numbers: Map<String, Value>) {
+        if self.many {
+            numbers.insert("interrupted".to_owned(), json!(interruption::came().is_some()));
+        }
         match self.form {
             Form::Quiet => {}
             Form::Summary => print(summary()),
@@ -159,6 +163,18 @@ impl Telling {
             }
         }
     }
+}
+
+/// Tells of a run that a signal has ended before its end: how far it came, and what to do next.
+pub fn tell_if_interrupted(files: u64, next: impl FnOnce() -> String) {
+    let Some(signal) = interruption::came() else { return };
+    let name = if signal == interruption::SIGTERM { "SIGTERM" } else { "SIGINT" };
+    complain(&Failure::failed(format!("interrupted by {name} after {}", counted(files, "file"))).next(next()));
+}
+
+/// What to do next where nothing was changed.
+pub fn look_again() -> String {
+    "nothing is known of the files that come after them: begin again".to_owned()
 }
 
 const DOCUMENT: &str = "{\n  \"schema\": 1,\n  \"files\": [\n    ";

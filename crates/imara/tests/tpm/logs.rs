@@ -95,6 +95,13 @@ fn the_event_where_a_log_departs_from_the_pcrs_is_named() {
     assert!(shown.contains("24 events") && said.contains("event 25 at byte"), "{shown}{said}");
     let (_, said) = run(1, &[&write("log", b"no log at all, but text")]);
     assert!(said.contains("may be no event log"), "{said}");
+    let dir = tempfile::tempdir().unwrap();
+    let empty = dir.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    for arguments in [&[][..], &["--json"], &["--no-pcrs"]] {
+        let (shown, said) = run(1, &[&[empty.to_str().unwrap()], arguments].concat());
+        assert!(shown.is_empty() && said.contains("empty: is empty, and no event log"), "{shown}{said}");
+    }
     for arguments in [vec!["/no/such/log"], vec![]] {
         let output = imara(&[vec!["event-log"], arguments].concat()).output().unwrap();
         assert!(matches!(output.status.code(), Some(1 | 3)), "{}", text(&output.stderr));

@@ -6,6 +6,7 @@
 mod bad_days;
 mod defects;
 mod hash;
+mod interrupted;
 mod killed;
 mod packages;
 mod rpm;

@@ -178,6 +178,162 @@ fn a_list_of_digests_holds_what_is_as_installed() {
 }
 
 #[test]
+fn with_keys_of_packages_only_what_they_signed_verifies() {
+    if !privileged() {
+        return println!("skipped: with_keys_of_packages_only_what_they_signed_verifies: the files need to be root's");
+    }
+    let scratch = Scratch::new();
+    system(&scratch);
+    let keys = scratch.path("keys");
+    fs::create_dir(&keys).unwrap();
+    for name in ["rsa", "eddsa", "ecdsa", "other"] {
+        fs::copy(vector(&format!("{name}.asc")), keys.join(name)).unwrap();
+    }
+    // What is no key in a folder is passed over.
+    fs::write(keys.join("README"), "keys\n").unwrap();
+    let list = scratch.path("list");
+    let signed = ["imara-one", "imara-one-doc", "imara-curve", "imara-old", "imara-many"];
+    let all = ["--package-key", text(&keys), "--json"];
+    let run = verify(&scratch, &[&all, &signed[..]].concat());
+    assert_eq!(run.code, 0, "{}", run.err);
+    let summary = run.summary();
+    for (name, value) in
+        [("files", json!(135)), ("same", json!(135)), ("signed", json!(true)), ("packages_not_signed", json!(0))]
+    {
+        assert_eq!(summary[name], value, "{name}: {summary}");
+    }
+    let by = |package: &str| {
+        let lines = run.lines();
+        let line = lines.iter().find(|line| line["package"] == package).unwrap();
+        line["signed_by"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(by("imara-one-doc"), "c5cf989df5451522 eddsa <eddsa@example.com>");
+    assert_eq!(by("imara-curve"), "a1fe634af9f028e2 ecdsa <ecdsa@example.com>");
+    // All packages, by one key: the others are named once each, and are on no list.
+    let run = verify(&scratch, &["--package-key", text(&vector("rsa.asc")), "--digest-list", text(&list)]);
+    assert_eq!(run.code, 1, "{}", run.err);
+    for (what, times) in [
+        ("package imara-many 2~rc1-1: signed by an unknown key, id 0f5317e38f408eab", 1),
+        ("package imara-curve 1-1: signed by an unknown key, id a1fe634af9f028e2", 1),
+        ("package imara-plain 1-1: not signed", 1),
+        ("package imara-labelled 1-1: not signed", 1),
+        ("usr/share/many", 0),
+        ("imara: next: give the key that signed it: --package-key KEY", 1),
+    ] {
+        assert_eq!(run.err.matches(what).count(), times, "{what}: {}", run.err);
+    }
+    assert!(run.out.contains("124 not signed by a key that was given"), "{}", run.out);
+    let lines = fs::read_to_string(&list).unwrap();
+    assert!(
+        lines.contains("/usr/bin/old") && !lines.contains("/usr/bin/plain") && !lines.contains("/many/"),
+        "{lines}"
+    );
+    // A header that somebody has changed is his, and no longer the signer's.
+    let database = scratch.tree().join(DATABASE).join("rpmdb.sqlite");
+    let mut bytes = fs::read(&database).unwrap();
+    // The indexes have it, too.
+    let places = bytes.windows(16).enumerate().filter(|(_, window)| window == b"/usr/share/many/");
+    let places = places.map(|(place, _)| place).collect::<Vec<_>>();
+    places.iter().for_each(|place| bytes[place + 11] = b'M');
+    fs::write(&database, bytes).unwrap();
+    let run = verify(&scratch, &["--package-key", text(&keys), "imara-many"]);
+    assert!(run.code == 1 && run.err.contains("its header is damaged"), "{}", run.err);
+}
+
+#[test]
+fn with_keys_of_files_each_content_needs_a_signature_of_its_own() {
+    if !privileged() {
+        return println!(
+            "skipped: with_keys_of_files_each_content_needs_a_signature_of_its_own: the files need to be root's"
+        );
+    }
+    let scratch = Scratch::new();
+    system(&scratch);
+    let certificate = vector("x509_ima.der");
+    let run = verify(&scratch, &["-k", text(&certificate), "imara-labelled"]);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert!(
+        run.out.contains("contents by the files' own signatures") && run.out.contains("not verified"),
+        "{}",
+        run.out
+    );
+    let json = verify(&scratch, &["-k", text(&certificate), "--json", "imara-labelled"]);
+    assert_eq!(json.summary()["signed"], json!(false), "the header is not");
+    let run = verify(&scratch, &["-k", text(&certificate), "imara-plain"]);
+    let why = "usr/bin/plain: not signed: its package has no signature of its own for it";
+    assert!(run.code == 1 && run.err.contains(why), "{}", run.err);
+    let (_, other) = scratch.key("p256");
+    let run = verify(&scratch, &["-k", &other, "imara-labelled"]);
+    assert!(run.code == 1 && run.err.contains("usr/bin/labelled: its own signature: "), "{}", run.err);
+    // Each that is asked for has to vouch.
+    let package_key = vector("rsa.asc");
+    let both = ["-k", text(&certificate), "--package-key", text(&package_key)];
+    let run = verify(&scratch, &[&both[..], &["imara-labelled"]].concat());
+    assert!(run.code == 1 && run.err.contains("package imara-labelled 1-1: not signed"), "{}", run.err);
+    let run = verify(&scratch, &[&both[..], &["imara-old"]].concat());
+    assert!(run.code == 1 && run.err.contains("usr/bin/old: not signed: its package has no"), "{}", run.err);
+}
+
+/// Builds a package, signs it and installs it into an empty root, all by this machine's tools; what a test says that lacks one of them.
+fn freshly_installed(scratch: &Scratch, test: &str) -> Option<()> {
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(scratch.path(".")).env("GNUPGHOME", scratch.path("gnupg"));
+        match command.output() {
+            Ok(output) if output.status.success() => Some(output.stdout),
+            Ok(output) => {
+                println!("skipped: {test}: {program}: {}", String::from_utf8_lossy(&output.stderr).replace('\n', "; "));
+                None
+            }
+            Err(error) => {
+                println!("skipped: {test}: {program}: {error}");
+                None
+            }
+        }
+    };
+    let spec = "Name: imara-fresh\nVersion: 1\nRelease: 1\nSummary: fresh\nLicense: MIT\nBuildArch: noarch\n%description\nfresh\n%install\n\
+        mkdir -p %{buildroot}/opt/fresh\necho fresh >%{buildroot}/opt/fresh/file\nln -s file %{buildroot}/opt/fresh/link\n%files\n\
+        %attr(755,root,root) /opt/fresh\n";
+    fs::write(scratch.path("spec"), spec).unwrap();
+    fs::create_dir(scratch.path("gnupg")).unwrap();
+    fs::set_permissions(scratch.path("gnupg"), fs::Permissions::from_mode(0o700)).unwrap();
+    let top = format!("_topdir {}", text(&scratch.path("build")));
+    run("rpmbuild", &["-bb", "--quiet", "--define", &top, "spec"])?;
+    let quiet = ["--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""];
+    let made = run("gpg", &[&quiet[..], &["--quick-generate-key", "fresh@example.com", "rsa2048", "sign"]].concat());
+    made?;
+    let key = run("gpg", &["--armor", "--export", "fresh@example.com"])?;
+    fs::write(scratch.path("fresh.asc"), key).unwrap();
+    let package = text(&scratch.path("build/RPMS/noarch/imara-fresh-1-1.noarch.rpm")).to_owned();
+    let signed = run("rpmsign", &["--define", "_gpg_name fresh@example.com", "--addsign", &package]);
+    // Or it would outlive the test.
+    let _ = run("gpgconf", &["--kill", "gpg-agent"]);
+    signed?;
+    let (root, database) = (scratch.tree(), format!("_dbpath /{DATABASE}"));
+    let install = ["--root", text(&root), "--define", &database, "--nodeps", "--nosignature", "--noplugins", "-i"];
+    run("rpm", &[&install[..], &[&package]].concat()).map(|_| ())
+}
+
+#[test]
+fn what_rpmsign_signs_today_verifies() {
+    let test = "what_rpmsign_signs_today_verifies";
+    if !privileged() {
+        return println!("skipped: {test}: rpm --root needs root");
+    }
+    let scratch = Scratch::new();
+    let Some(()) = freshly_installed(&scratch, test) else { return };
+    let key = scratch.path("fresh.asc");
+    let run = verify(&scratch, &["--package-key", text(&key), "--json"]);
+    assert_eq!(run.code, 0, "{}{}", run.err, run.out);
+    assert_eq!((&run.summary()["signed"], &run.summary()["files"]), (&json!(true), &json!(3)), "{}", run.out);
+    let run = verify(&scratch, &["--package-key", text(&vector("rsa.asc"))]);
+    assert!(run.code == 1 && run.err.contains("imara-fresh 1-1: signed by an unknown key"), "{}", run.err);
+    scratch.file("opt/fresh/file", "FRESH\n");
+    let run = verify(&scratch, &["--package-key", text(&key)]);
+    assert!(run.code == 1 && run.err.contains("opt/fresh/file: changed: its digest is "), "{}", run.err);
+}
+
+#[test]
 fn what_the_log_holds_counts_and_what_is_damaged_is_named() {
     if !privileged() {
         return println!(

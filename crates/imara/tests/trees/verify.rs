@@ -155,7 +155,7 @@ fn labels_of_a_tree_are_shown_in_lines() {
     assert_eq!((of("digest")["type"].clone(), of("good")["version"].clone()), (json!("digest"), json!(2)));
     assert_eq!(
         (of("bare"), lines[8].clone()),
-        (Value::Null, json!({ "schema": 1, "summary": { "shown": 8, "unreadable": 1 } }))
+        (Value::Null, json!({ "schema": 1, "summary": { "shown": 8, "unreadable": 1, "interrupted": false } }))
     );
     let text = scratch.run(&["show", "-r", "--xattr-user", text(&tree)]);
     assert!(text.out.contains("digest\n  security.ima: "), "{}", text.out);

@@ -11,4 +11,5 @@ pub mod lease;
 pub mod namespace;
 pub mod process;
 pub mod secret_memory;
+pub mod signal;
 pub mod verity;

@@ -13,13 +13,14 @@ use imara_engine::integrity_status::IntegrityStatus;
 use imara_format::evm::InodeMetadata;
 use imara_format::hash::{from_hex, to_hex};
 use imara_format::uuid::Uuid;
+use imara_linux::tree::TreeFile;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -30,6 +31,8 @@ const LONGEST: u64 = 4 << 20;
 pub struct Recording {
     place: PathBuf,
     temporary: PathBuf,
+    /// Device and inode of that.
+    identity: (u64, u64),
     inner: Mutex<Inner>,
 }
 
@@ -50,9 +53,16 @@ impl Recording {
         name.push(format!(".{}.new", std::process::id()));
         let temporary = place.with_file_name(name);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-        let file = file.map_err(|error| Failure::failed(format!("{}: {error}", printable(&temporary))))?;
+        let file = file.and_then(|file| file.metadata().map(|found| (file, (found.dev(), found.ino()))));
+        let (file, identity) = file.map_err(|error| Failure::failed(format!("{}: {error}", printable(&temporary))))?;
         let inner = Inner { file: BufWriter::new(file), paths: HashSet::new(), failed: None };
-        Ok(Self { place: place.to_owned(), temporary, inner: Mutex::new(inner) })
+        Ok(Self { place: place.to_owned(), temporary, identity, inner: Mutex::new(inner) })
+    }
+
+    /// Whether a file is the one that is being written.
+    pub fn is_written_to(&self, file: &TreeFile<'_>) -> bool {
+        let state = file.state();
+        (state.device, state.inode) == self.identity
     }
 
     /// Notes a file that verified.

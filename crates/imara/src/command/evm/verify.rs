@@ -126,6 +126,11 @@ impl Means {
             Reason::Hash(_) | Reason::OldVersion(_) | Reason::Signature(_) => {
                 format!("sign it again: imara evm sign {shown}")
             }
+            Reason::NewVersion(_) => {
+                format!(
+                    "--kernel latest judges it as Linux 7.1 and later do; for older kernels sign it without --v3: imara evm sign {shown}"
+                )
+            }
             Reason::Metadata(_) => {
                 "run as root; --fsuuid UUID says what cannot be found out; a portable signature needs neither"
                     .to_owned()
@@ -159,7 +164,16 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     Ok(outcome)
 }
 
-fn of_file(file: &TreeFile<'_>, means: &Means, recording: Option<&Recording>, many: bool) -> Result<OfFile, Failure> {
+fn of_file(
+    file: &TreeFile<'_>,
+    means: &Means,
+    recording: Option<&Recording>,
+    many: bool,
+) -> Result<Option<OfFile>, Failure> {
+    // It is in the tree for the time of the run.
+    if recording.is_some_and(|recording| recording.is_written_to(file)) {
+        return Ok(None);
+    }
     let shown = printable(file.path);
     let snapshot = means.looker.look(file, file.path)?;
     let found = means.verifier().status(&snapshot);
@@ -176,7 +190,7 @@ fn of_file(file: &TreeFile<'_>, means: &Means, recording: Option<&Recording>, ma
             Err(Failure::failed(what).next(means.remedy(reason, named)))
         }
     };
-    Ok(OfFile { class: Some(found.status.words()), line, document })
+    Ok(Some(OfFile { class: Some(found.status.words()), line, document }))
 }
 
 /// A label's type, in a word.

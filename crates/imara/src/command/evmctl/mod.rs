@@ -11,7 +11,7 @@
 
 mod certificates;
 mod convert;
-mod hash_name;
+pub mod hash_name;
 mod help;
 mod hmac;
 mod ima_boot_aggregate;

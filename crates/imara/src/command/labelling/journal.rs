@@ -269,6 +269,20 @@ impl Journal {
         })
     }
 
+    /// Leaves a run that was interrupted: its journal has no end, so that it is gone on with or undone. As [`Journal::end`].
+    ///
+    /// # Errors
+    /// As [`Journal::end`].
+    pub fn leave(self) -> Result<bool, Failure> {
+        let state = self.state();
+        if !state.announced || state.failed.is_some() {
+            drop(state);
+            return self.end(0);
+        }
+        let synced = state.file.sync_all();
+        synced.map(|()| true).map_err(|error| Failure::failed(format!("{}: {error}", printable(&self.path))))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -22,10 +22,11 @@ mod work;
 use super::CommandResult;
 use super::paths::Paths;
 use super::progress::Progress;
-use super::telling::{Form, Telling, Told, amount, counted, grouped, took};
+use super::telling::{Form, Telling, Told, amount, counted, grouped, tell_if_interrupted, took};
 use crate::output::{Failure, Outcome};
 use imara_format::hash::Digest;
 use imara_format::journal::Place;
+use imara_linux::interruption;
 use imara_linux::tree::{Batch, TreeFile};
 use journal::{Folder, Journal, ReadJournal};
 use resume::Before;
@@ -131,7 +132,7 @@ struct Counts {
     right: u64,
     left: u64,
     failed: u64,
-    /// Not tried, since the journal could not be written.
+    /// Not tried, since the journal could not be written, or the run was interrupted.
     untried: u64,
     bytes: u64,
 }
@@ -199,7 +200,10 @@ pub fn run<L: Labeller>(arguments: &Labelling, labeller: &L) -> CommandResult {
     drop(progress);
     let run = journal.as_ref().map(|journal| journal.run().to_owned());
     // The journal ends also where the walk did not begin, and then is none.
-    let kept = journal.map_or(Ok(false), |journal| journal.end(counts.failed + counts.untried));
+    let kept = journal.map_or(Ok(false), |journal| match interruption::came() {
+        Some(_) => journal.leave(),
+        None => journal.end(counts.failed + counts.untried),
+    });
     let skipped = walked?;
     let run = run.filter(|_| !matches!(kept, Ok(false)));
     let summary = || {
@@ -244,6 +248,11 @@ pub fn run<L: Labeller>(arguments: &Labelling, labeller: &L) -> CommandResult {
     );
     labeller.numbers(&mut numbers);
     telling.end(summary, numbers);
+    tell_if_interrupted(counts.files() - counts.untried, || match &run {
+        Some(run) => format!("go on with it: the same command with --resume {run}; or undo it: imara undo {run}"),
+        None if *dry_run || counts.done == 0 => "nothing was changed: begin again".to_owned(),
+        None => "no journal was kept, so that it can only be begun again, which does all of it again".to_owned(),
+    });
     kept?;
     Ok(counts.outcome(many))
 }

@@ -11,6 +11,7 @@ use crate::output::Failure;
 use imara_format::hash::{Digest, to_hex};
 use imara_format::journal::{Change, File, Place};
 use imara_linux::files::Xattr;
+use imara_linux::interruption;
 use imara_linux::tree::{Batch, TreeFile};
 use serde_json::{Map, Value, json};
 use std::os::unix::ffi::OsStrExt;
@@ -52,6 +53,7 @@ enum Fate {
     Right(Option<Digest>),
     Left(&'static str),
     Failed(Failure),
+    Untried,
 }
 
 /// What is known of a file before anything is changed.
@@ -78,7 +80,7 @@ impl<L: Labeller> Work<'_, L> {
         let mut fates = Vec::with_capacity(batch.len());
         let mut ready = Vec::new();
         for (index, path) in paths.iter().enumerate().take(batch.len()) {
-            if self.journal.is_some_and(Journal::has_failed) {
+            if self.journal.is_some_and(Journal::has_failed) || interruption::came().is_some() {
                 results.counts.untried += 1;
                 continue;
             }
@@ -173,6 +175,8 @@ impl<L: Labeller> Work<'_, L> {
                     false => Looked::Ready(Ready { index, file, changes, digest }),
                 }
             }
+            // It was not read to its end.
+            Err(_) if interruption::came().is_some() => Looked::Settled(Fate::Untried),
             Err(failure) => failed(failure),
         }
     }
@@ -275,6 +279,7 @@ impl<L: Labeller> Work<'_, L> {
                     object.insert("written".into(), json!(!dry_run));
                 });
             }
+            Fate::Untried => counts.untried += 1,
             Fate::Right(digest) => {
                 counts.right += 1;
                 told.line(form, || format!("{}: right already\n", printable(path)));

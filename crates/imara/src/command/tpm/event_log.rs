@@ -152,6 +152,11 @@ pub fn run(arguments: Arguments) -> CommandResult {
 pub fn log_bytes(path: Option<&Path>) -> Result<(String, Vec<u8>), Failure> {
     let log = path.unwrap_or(Path::new(KERNEL_LOG));
     match read(log) {
+        Ok(bytes) if bytes.is_empty() => {
+            let name = if log.as_os_str() == "-" { "standard input".to_owned() } else { printable(log) };
+            Err(Failure::failed(format!("{name}: is empty, and no event log: each has at least the event that says how it is written"))
+                .next("copy it again: cp /sys/kernel/security/tpm0/binary_bios_measurements LOG; it is read in one go, and its size is told as 0"))
+        }
         Ok(bytes) => Ok((if log.as_os_str() == "-" { "standard input".to_owned() } else { printable(log) }, bytes)),
         Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => Err(Failure::lacking(format!(
             "{KERNEL_LOG} does not exist: the machine has no TPM, its firmware left no log, or securityfs is not mounted"

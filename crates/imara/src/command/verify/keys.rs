@@ -27,12 +27,17 @@ pub struct Keys {
 }
 
 impl KeySources {
+    /// Whether any are named.
+    pub fn are_given(&self) -> bool {
+        !self.keys.is_empty() || !self.trust.keyrings.is_empty()
+    }
+
     /// Reads the keys, and finds the keyrings.
     ///
     /// # Errors
     /// What cannot be read, is no key, or is not there.
     pub fn find(&self) -> Result<Keys, Failure> {
-        let given = !self.keys.is_empty() || !self.trust.keyrings.is_empty();
-        Ok(Keys { keyring: self.trust.keyring(&self.keys, Some(DEFAULT_KEY))?, given })
+        let keyring = self.trust.keyring(&self.keys, Some(DEFAULT_KEY))?;
+        Ok(Keys { keyring, given: self.are_given() })
     }
 }

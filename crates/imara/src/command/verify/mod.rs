@@ -15,11 +15,14 @@ use super::labelling::content_place;
 use super::labelling::refusal::name;
 use super::paths::{Paths, holds_a_signature, printable};
 use super::progress::Progress;
-use super::telling::{Form, Telling, Told, amount, counted, failure_json, grouped, took};
+use super::telling::{
+    Form, Telling, Told, amount, counted, failure_json, grouped, look_again, tell_if_interrupted, took,
+};
 use crate::output::{Failure, Outcome};
 use finding::{Kind, Next, Proof, Refused};
 use imara_format::journal::Place;
 use imara_linux::files::Xattr;
+use imara_linux::interruption;
 use imara_linux::tree::{Batch, TreeFile};
 use keys::{KeySources, Keys};
 use packages::PackageOptions;
@@ -33,7 +36,8 @@ use std::time::Instant;
 /// A signature proves who signed the content. A digest label proves that the content is unchanged and nothing about who
 /// made it; it passes only where no key is given with -k or --keyring.
 ///
-/// The exit status is 0 when every file verified, 1 when one did not, 4 when trees and lists hold no file.
+/// The exit status is 0 when every file verified, 1 when one did not, 4 when trees and lists hold no file. A run over trees and lists that
+/// SIGINT or SIGTERM ends says how far it came, and ends by the signal: a shell sees 130 or 143.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -140,6 +144,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     }
     numbers.insert("bytes".into(), json!(counts.bytes));
     telling.end(summary, numbers);
+    tell_if_interrupted(counts.verified() + counts.failed(), look_again);
     Ok(match (counts.verified(), counts.failed()) {
         (0, 0) if many => Outcome::Nothing,
         (_, 0) => Outcome::Done,
@@ -159,6 +164,9 @@ impl Verification<'_> {
         let (mut counts, mut told) = (Counts::default(), Told::default());
         for index in 0..batch.len() {
             batch.path(index, path);
+            if interruption::came().is_some() {
+                break;
+            }
             let beside = self.place == Place::SignatureFile && self.arguments.paths.are_many();
             if beside && holds_a_signature(path) {
                 continue;
@@ -176,6 +184,8 @@ impl Verification<'_> {
             };
             match found {
                 Ok(proof) => self.passed(path, &proof, &mut counts, &mut told),
+                // It was not read to its end.
+                Err(Refused { kind: Kind::Unreadable, .. }) if interruption::came().is_some() => break,
                 Err(refused) => self.refused(path, &refused, &mut counts, &mut told),
             }
         }

@@ -1,6 +1,6 @@
 //! What dpkg keeps of installed packages, read below a root that no link leads out of.
 
-use super::installed::{Content, Expected, Installed, Manager, Packages};
+use super::installed::{Content, Expected, Installed, Manager, Packages, Standing};
 use crate::command::paths::{printable, read_all};
 use crate::output::Failure;
 use imara_format::dpkg::{self, Diversions, Package};
@@ -56,6 +56,7 @@ impl<'r> Database<'r> {
                 name: package.name.clone(),
                 version: package.version.clone(),
                 architecture: package.architecture.clone(),
+                standing: Standing::Unasked,
                 files: self.files(package),
             })
         }))
@@ -89,6 +90,7 @@ impl<'r> Database<'r> {
                 mode: None,
                 user: None,
                 group: None,
+                signature: None,
             });
         };
         if let Some((text, shown)) = &text {

@@ -1,6 +1,8 @@
 //! A file against what is known of it.
 
-use super::installed::{Content, Expected, Installed};
+use super::super::finding;
+use super::super::keys::Keys;
+use super::installed::{Content, Expected, Installed, Standing};
 use super::{Batch, PackageOptions, Results};
 use crate::command::paths::printable;
 use crate::command::progress::Progress;
@@ -30,19 +32,22 @@ pub enum Fate {
     Missing,
     /// The package manager did not put it there.
     LeftOut,
+    /// It is as it was installed, and nobody who was named vouches for that.
+    NotSigned,
     /// It could not be read.
     Unreadable,
 }
 
 impl Fate {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Same,
         Self::Changed,
         Self::AttributesChanged,
         Self::Configured,
         Self::Missing,
         Self::LeftOut,
+        Self::NotSigned,
         Self::Unreadable,
     ];
 
@@ -55,6 +60,7 @@ impl Fate {
             Self::Configured => "configuration-changed",
             Self::Missing => "missing",
             Self::LeftOut => "left-out",
+            Self::NotSigned => "not-signed",
             Self::Unreadable => "unreadable",
         }
     }
@@ -68,6 +74,7 @@ impl Fate {
             Self::Configured => "of configuration changed",
             Self::Missing => "missing",
             Self::LeftOut => "left out when the package was installed",
+            Self::NotSigned => "not signed by a key that was given",
             Self::Unreadable => "unreadable",
         }
     }
@@ -76,7 +83,7 @@ impl Fate {
     pub const fn is_good(self) -> bool {
         match self {
             Self::Same | Self::Configured | Self::LeftOut => true,
-            Self::Changed | Self::AttributesChanged | Self::Missing | Self::Unreadable => false,
+            Self::Changed | Self::AttributesChanged | Self::Missing | Self::NotSigned | Self::Unreadable => false,
         }
     }
 }
@@ -90,12 +97,20 @@ pub struct Verification<'v> {
     form: Form,
     root: &'v InRoot,
     progress: &'v Progress,
+    /// With which files' own signatures are verified, if they are asked for.
+    keys: Option<&'v Keys>,
 }
 
 impl<'v> Verification<'v> {
     /// Those of a system.
-    pub fn new(options: &'v PackageOptions, form: Form, root: &'v InRoot, progress: &'v Progress) -> Self {
-        Self { options, form, root, progress }
+    pub fn new(
+        options: &'v PackageOptions,
+        form: Form,
+        root: &'v InRoot,
+        progress: &'v Progress,
+        keys: Option<&'v Keys>,
+    ) -> Self {
+        Self { options, form, root, progress, keys }
     }
 
     /// Looks at some.
@@ -104,7 +119,7 @@ impl<'v> Verification<'v> {
         for expected in &batch.files {
             let below = Path::new(OsStr::from_bytes(expected.path.get(1..).unwrap_or_default()));
             let shown = self.options.root.join(below);
-            let found = self.verify(expected, below, &shown, &mut results);
+            let found = self.verify(&batch.package, expected, below, &shown, &mut results);
             results.counts.fates[found.0 as usize] += 1;
             self.progress.count(1);
             self.tell(&batch.package, &shown, &found, &mut results);
@@ -117,6 +132,7 @@ impl<'v> Verification<'v> {
         results.told.line(self.form, || format!("{}: {} by {name} {version}\n", printable(shown), fate.words()));
         let failure = Failure::failed(format!("{}: {why}", printable(shown))).next(match fate {
             Fate::Changed | Fate::Missing | Fate::AttributesChanged => manager.reinstall(),
+            Fate::NotSigned => "give the certificate of the key that signed it: -k CERT",
             Fate::Same | Fate::Configured | Fate::LeftOut | Fate::Unreadable => "",
         });
         results.told.object(self.form, shown, |object| {
@@ -124,16 +140,28 @@ impl<'v> Verification<'v> {
             object.insert("version".into(), json!(version));
             object.insert("verified".into(), json!(fate.is_good()));
             object.insert("state".into(), json!(fate.name()));
+            if let Standing::Signed(key) = &package.standing {
+                object.insert("signed_by".into(), json!(key));
+            }
             if !fate.is_good() {
                 failure_json(object, &failure);
             }
         });
-        if !fate.is_good() {
+        // That a package is not signed is told once.
+        let told = *fate == Fate::NotSigned && matches!(package.standing, Standing::Refused(_));
+        if !fate.is_good() && !told {
             results.told.failure(failure);
         }
     }
 
-    fn verify(&self, expected: &Expected, below: &Path, shown: &Path, results: &mut Results) -> Found {
+    fn verify(
+        &self,
+        package: &Installed,
+        expected: &Expected,
+        below: &Path,
+        shown: &Path,
+        results: &mut Results,
+    ) -> Found {
         let same = || (Fate::Same, String::new());
         // Whatever became of configuration, it is there to be changed.
         let changed = |why: String| match expected.configuration {
@@ -163,15 +191,18 @@ impl<'v> Verification<'v> {
                 };
                 let attributes = attributes(expected, &Looked::of(&file.stat));
                 let content = self.content(&file, digest.as_ref(), *size, results).and_then(|content| {
-                    if let (Content::Regular { digest: Some(digest), .. }, None, None) =
-                        (&expected.content, &content, &attributes)
-                    {
+                    let (None, None, Some(digest)) = (&content, &attributes, digest) else {
+                        return Ok((content, None));
+                    };
+                    let unproven = self.unproven(package, expected, &file);
+                    if unproven.is_none() {
                         self.list(&file, &expected.path, *digest, results)?;
                     }
-                    Ok(content)
+                    Ok((content, unproven))
                 });
                 match content {
-                    Ok(content) => (content, attributes),
+                    Ok((_, Some(why))) => return (Fate::NotSigned, why),
+                    Ok((content, None)) => (content, attributes),
                     Err(error) => return (Fate::Unreadable, error.to_string()),
                 }
             }
@@ -202,8 +233,25 @@ impl<'v> Verification<'v> {
             (Some(why), _) => changed(why),
             (None, Some(_)) if expected.configuration => (Fate::Configured, String::new()),
             (None, Some(why)) => (Fate::AttributesChanged, why),
-            (None, None) => same(),
+            (None, None) => match &package.standing {
+                Standing::Refused(why) => (Fate::NotSigned, why.clone()),
+                // Of what is no content a file's own signature says nothing.
+                Standing::Signed(_) | Standing::Unasked => same(),
+            },
         }
+    }
+
+    /// Why somebody who was named does not vouch for a content: each of those that are asked for has to.
+    fn unproven(&self, package: &Installed, expected: &Expected, file: &TreeFile<'_>) -> Option<String> {
+        if let Standing::Refused(why) = &package.standing {
+            return Some(why.clone());
+        }
+        let keys = self.keys?;
+        let Some(label) = &expected.signature else {
+            return Some("not signed: its package has no signature of its own for it".to_owned());
+        };
+        let verified = finding::verify(label, |algorithm| file.digest(algorithm, |_| {}), keys, false);
+        verified.err().map(|refused| format!("its own signature: {}", refused.what))
     }
 
     /// Why a content is another.

@@ -30,6 +30,17 @@ impl Manager {
     }
 }
 
+/// Who vouches for what is known of a package's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No key was given.
+    Unasked,
+    /// This key.
+    Signed(String),
+    /// None of those that were given, and why.
+    Refused(String),
+}
+
 /// Packages, or why one of them could not be read.
 pub type Packages<'p> = Box<dyn Iterator<Item = Result<Installed, Failure>> + Send + 'p>;
 
@@ -43,6 +54,8 @@ pub struct Installed {
     pub version: String,
     /// Its architecture.
     pub architecture: String,
+    /// Who vouches for what is known of them.
+    pub standing: Standing,
     /// Its files; none where there is no list of them.
     pub files: Result<Option<Vec<Expected>>, Failure>,
 }
@@ -64,6 +77,8 @@ pub struct Expected {
     pub user: Option<u32>,
     /// Its group.
     pub group: Option<u32>,
+    /// What is to be its `security.ima`.
+    pub signature: Option<Vec<u8>>,
 }
 
 /// What a file is.

@@ -8,11 +8,16 @@
 //!
 //! No lock is taken: RPM would have to wait for us. That it wrote meanwhile shows afterwards.
 
-use super::installed::{Content, Expected, Installed, Manager, Packages};
+use super::installed::{Content, Expected, Installed, Manager, Packages, Standing};
 use super::owners::Owners;
 use crate::command::paths::printable;
 use crate::output::Failure;
+use imara_engine::crypto::hash;
+use imara_engine::package_keys::{PackageKeys, Refusal};
+use imara_format::hash::to_hex;
+use imara_format::openpgp;
 use imara_format::read_at::ReadAt;
+use imara_format::rpm::header::Header;
 use imara_format::rpm::ndb::Ndb;
 use imara_format::rpm::package::{File as PackageFile, Package, State};
 use imara_format::sqlite::{Column, Sqlite};
@@ -22,6 +27,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where it is: of newer systems, of older ones, of those that are images.
 const FOLDERS: [&str; 3] = ["usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"];
@@ -132,11 +138,11 @@ impl<'r> Database<'r> {
         self.headers().next().is_some()
     }
 
-    /// All packages, each with its files.
-    pub fn packages(&self) -> Packages<'_> {
+    /// All packages, each with its files, and what `keys` say of it, if any were given.
+    pub fn packages<'p>(&'p self, keys: Option<&'p PackageKeys>) -> Packages<'p> {
         let owners = Owners::read(self.root);
         Box::new(self.headers().filter_map(move |header| match header {
-            Ok((number, header)) => self.package(number, &header, &owners).transpose(),
+            Ok((number, header)) => self.package(number, &header, &owners, keys).transpose(),
             Err(failure) => Some(Err(failure)),
         }))
     }
@@ -172,16 +178,54 @@ impl<'r> Database<'r> {
     }
 
     /// None for a key that was imported.
-    fn package(&self, number: i64, header: &[u8], owners: &Owners) -> Result<Option<Installed>, Failure> {
+    fn package(
+        &self,
+        number: i64,
+        header: &[u8],
+        owners: &Owners,
+        keys: Option<&PackageKeys>,
+    ) -> Result<Option<Installed>, Failure> {
         let failure =
             |error: &dyn Display| Failure::failed(format!("{}: package {number}: {error}", printable(&self.shown)));
         let package = Package::parse(header).map_err(|error| failure(&error))?;
         if package.is_key() {
             return Ok(None);
         }
+        let signed = Header::parse(header).map_err(|error| failure(&error))?.signed();
+        let signed = signed.each_ref().map(Vec::as_slice);
+        if let Some(kept) = &package.digest {
+            let found = hash(kept.algorithm(), &signed).map_err(|error| failure(&error))?;
+            if found != *kept {
+                let Package { name, version, .. } = &package;
+                let what = format!("{name} {version}: its header is damaged: its digest is {found}, kept was {kept}");
+                return Err(failure(&what).next(Manager::Rpm.reinstall()));
+            }
+        }
+        let standing = match keys {
+            None => Standing::Unasked,
+            Some(keys) => standing(&package, &signed, keys),
+        };
         let Package { name, version, architecture, files, .. } = package;
         let files = files.into_iter().map(|file| expected(file, owners)).collect();
-        Ok(Some(Installed { manager: Manager::Rpm, name, version, architecture, files: Ok(Some(files)) }))
+        Ok(Some(Installed { manager: Manager::Rpm, name, version, architecture, standing, files: Ok(Some(files)) }))
+    }
+}
+
+fn standing(package: &Package, signed: &[&[u8]], keys: &PackageKeys) -> Standing {
+    let mut signatures = Vec::new();
+    for packets in &package.signatures {
+        match openpgp::signatures(packets) {
+            Ok(found) => signatures.extend(found),
+            Err(error) => return Standing::Refused(Refusal::NoSignature(error.to_string()).to_string()),
+        }
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match keys.verify(&signatures, signed, now) {
+        Ok(_) if package.relocated => {
+            Standing::Refused("its files were put elsewhere than their maker signed".to_owned())
+        }
+        Ok(key) => Standing::Signed(format!("{} {}", to_hex(&key.id), key.owner)),
+        Err(refusal) => Standing::Refused(refusal.to_string()),
     }
 }
 
@@ -215,6 +259,7 @@ fn expected(file: PackageFile, owners: &Owners) -> Expected {
     let is_link = matches!(content, Content::Link(_));
     let own = matches!(file.state, State::Installed | State::Missing);
     Expected {
+        signature: file.signature,
         path: file.path,
         configuration: flags.is_configuration(),
         optional: flags.may_be_missing(),
