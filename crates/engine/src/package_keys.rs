@@ -152,7 +152,7 @@ impl PackageKeys {
                 }
                 (Err(why), _) => Some(*why),
                 (_, None) => Some("does not belong to the key that it is given with"),
-                (_, Some(newest)) if !newest.key_flags.is_some_and(|flags| flags & SIGNS != 0) => {
+                (_, Some(newest)) if newest.key_flags.is_none_or(|flags| flags & SIGNS == 0) => {
                     Some("is not for signing")
                 }
                 (Ok(own), Some(newest)) => {

@@ -53,8 +53,11 @@ impl Read for Input {
             match poll(&mut waiting, Some(&PATIENCE)) {
                 Ok(0) => {}
                 Err(rustix::io::Errno::INTR) => {}
-                // What cannot be polled is read as it is.
-                Ok(_) | Err(_) => return self.0.read(into),
+                // What cannot be polled is read as it is. Past the buffer of the library's, of which poll(2) knows nothing.
+                Ok(_) | Err(_) => match rustix::io::read(&self.0, &mut *into) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    result => return Ok(result?),
+                },
             }
         }
     }

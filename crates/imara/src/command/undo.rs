@@ -5,10 +5,11 @@ use super::labelling::journal::{Folder, Progress as Came, ReadJournal, is_in_use
 use super::labelling::refusal::{name, refused};
 use super::paths::{printable, printable_bytes};
 use super::progress::Progress;
-use super::telling::{Form, Telling, Told, counted, failure_json, grouped};
+use super::telling::{Form, Telling, Told, counted, failure_json, grouped, tell_if_interrupted};
 use crate::output::{Failure, Outcome, print, print_json, utc};
 use imara_format::journal::{Change, File};
 use imara_linux::files::Xattr;
+use imara_linux::interruption;
 use imara_linux::tree::TreeFile;
 use serde_json::{Map, json};
 use std::ffi::{OsStr, OsString};
@@ -110,7 +111,11 @@ impl Arguments {
         let progress = Progress::new(self.quiet, "files");
         progress.set_total(read.files, 0);
         // The last change is undone first: a run that was gone on with can have changed a file twice.
+        let caught = interruption::catch();
         for number in (0..read.blocks()).rev() {
+            if interruption::came().is_some() {
+                break;
+            }
             let Some((files, _)) = read.block(number)? else { break };
             let mut told = Told::default();
             for file in files.iter().rev() {
@@ -122,9 +127,11 @@ impl Arguments {
             progress.tick();
             progress.suspend(|| telling.tell(told));
         }
-        drop(progress);
+        drop((progress, caught));
+        let interrupted = interruption::came().is_some();
+        let run = read.run.clone();
         // A damaged journal stays as it is: that the run was undone is not known, and the rest is not to be cut off.
-        if !self.dry_run && !damaged {
+        if !self.dry_run && !damaged && !interrupted {
             read.undone(counts.failed)?;
         }
         numbers.insert("restored".into(), json!(counts.restored));
@@ -142,6 +149,9 @@ impl Arguments {
             text + "\n"
         };
         telling.end(summary, numbers);
+        tell_if_interrupted(counts.restored + counts.old + counts.failed, || {
+            format!("go on with it: imara undo {run}")
+        });
         Ok(if counts.failed == 0 && !damaged { Outcome::Done } else { Outcome::Failed })
     }
 

@@ -240,6 +240,55 @@ fn with_keys_of_packages_only_what_they_signed_verifies() {
     assert!(run.code == 1 && run.err.contains("its header is damaged"), "{}", run.err);
 }
 
+/// Writes into a package's header, in the database, what became of its only file, as whoever is root can.
+fn set_state(scratch: &Scratch, package: &str, state: u8) {
+    use imara_format::sqlite::{Column, Sqlite};
+    let database = scratch.tree().join(DATABASE).join("rpmdb.sqlite");
+    let mut bytes = fs::read(&database).unwrap();
+    let header = {
+        let database = Sqlite::open(bytes.as_slice(), None).unwrap();
+        let headers = database.rows("Packages").unwrap().filter_map(|row| match row.unwrap().1.into_iter().nth(1) {
+            Some(Column::Blob(header)) => Some(header),
+            _ => None,
+        });
+        let name = |header: &[u8]| imara_format::rpm::package::Package::parse(header).unwrap().name;
+        headers.into_iter().find(|header| name(header) == package).unwrap()
+    };
+    let place = bytes.windows(64).position(|window| window == &header[..64]).unwrap();
+    assert_eq!(bytes[place..][..header.len()], header, "it is in one page");
+    let number = |offset: usize| u32::from_be_bytes(header[offset..][..4].try_into().unwrap()) as usize;
+    // Entries are tag, type, offset, count; 1029 is FILESTATES.
+    let entry = (0..number(0)).map(|entry| 8 + 16 * entry).find(|entry| number(*entry) == 1029).unwrap();
+    bytes[place + 8 + 16 * number(0) + number(entry + 8)] = state;
+    fs::write(&database, bytes).unwrap();
+}
+
+#[test]
+fn what_became_of_a_file_by_a_word_that_nobody_signed_hides_no_change() {
+    if !privileged() {
+        return println!(
+            "skipped: what_became_of_a_file_by_a_word_that_nobody_signed_hides_no_change: the files need to be root's"
+        );
+    }
+    let scratch = Scratch::new();
+    system(&scratch);
+    let key = vector("ecdsa.asc");
+    let signed = ["--package-key", text(&key), "imara-curve"];
+    scratch.file("usr/bin/curve", "Curve\n");
+    for state in 0..=4 {
+        set_state(&scratch, "imara-curve", state);
+        let unasked = verify(&scratch, &["imara-curve"]);
+        assert_eq!(unasked.code, i32::from(state == 0), "{state}: {}{}", unasked.out, unasked.err);
+        let asked = verify(&scratch, &signed);
+        assert!(asked.code == 1 && asked.err.contains("curve: changed: its digest is"), "{state}: {}", asked.err);
+    }
+    fs::remove_file(scratch.tree().join("usr/bin/curve")).unwrap();
+    for (state, code) in [(0, 1), (1, 1), (2, 0), (3, 0), (4, 1)] {
+        set_state(&scratch, "imara-curve", state);
+        assert_eq!(verify(&scratch, &signed).code, code, "{state}: what was left out need not be there");
+    }
+}
+
 #[test]
 fn with_keys_of_files_each_content_needs_a_signature_of_its_own() {
     if !privileged() {

@@ -154,7 +154,8 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         let next = "with --packages, PATH is the name of a package; dpkg -S FILE or rpm -qf FILE tells whose a file is";
         gone.damaged.push(Failure::failed(format!("no package {} is installed", printable(name))).next(next));
     }
-    if let Some(list) = list {
+    // One that is not whole is not put in its place.
+    if let Some(list) = list.filter(|_| interruption::came().is_none()) {
         list.end()?;
     }
     let some_damaged = !gone.damaged.is_empty();
@@ -294,7 +295,8 @@ fn numbers(counts: &Counts, gone: &Gone, asked: Asked) -> Map<String, serde_json
     numbers.insert("bytes".into(), json!(counts.bytes));
     let sources = gone.managers.iter().map(|manager| manager.name()).collect::<Vec<_>>();
     numbers.insert("source".into(), json!(sources.join(",")));
-    let signed = asked.packages && gone.refused == 0 && counts.fates[Fate::NotSigned as usize] == 0;
+    let whole = interruption::came().is_none();
+    let signed = whole && asked.packages && gone.refused == 0 && counts.fates[Fate::NotSigned as usize] == 0;
     numbers.insert("signed".into(), json!(signed));
     numbers
 }

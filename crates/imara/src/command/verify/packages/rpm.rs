@@ -22,6 +22,7 @@ use imara_format::rpm::ndb::Ndb;
 use imara_format::rpm::package::{File as PackageFile, Package, State};
 use imara_format::sqlite::{Column, Sqlite};
 use imara_linux::tree::InRoot;
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -141,10 +142,33 @@ impl<'r> Database<'r> {
     /// All packages, each with its files, and what `keys` say of it, if any were given.
     pub fn packages<'p>(&'p self, keys: Option<&'p PackageKeys>) -> Packages<'p> {
         let owners = Owners::read(self.root);
+        let kept = keys.map(|keys| self.kept_by_others(keys)).unwrap_or_default();
         Box::new(self.headers().filter_map(move |header| match header {
-            Ok((number, header)) => self.package(number, &header, &owners, keys).transpose(),
+            Ok((number, header)) => self.package(number, &header, &owners, keys, &kept).transpose(),
             Err(failure) => Some(Err(failure)),
         }))
+    }
+
+    /// What some package leaves to another, by what nobody has signed, and another really has, by what is signed.
+    fn kept_by_others(&self, keys: &PackageKeys) -> HashSet<Vec<u8>> {
+        let signed = || {
+            let package = |(_, header): (i64, Vec<u8>)| match judged(&header, Some(keys)) {
+                Ok((package, Standing::Signed(_))) => Some(package.files),
+                // It is told of when it comes to it.
+                Ok(_) | Err(_) => None,
+            };
+            self.headers().flatten().filter_map(package).flatten()
+        };
+        let left = signed().filter(|file| matches!(file.state, State::Replaced | State::WrongColor));
+        let left = left.map(|file| file.path).collect::<HashSet<_>>();
+        if left.is_empty() {
+            return left;
+        }
+        let has = |file: &PackageFile| {
+            let there = matches!(file.state, State::Installed | State::Missing);
+            there && !file.flags.is_ghost() && !file.flags.is_configuration() && left.contains(&file.path)
+        };
+        signed().filter(has).map(|file| file.path).collect()
     }
 
     /// What shows that RPM wrote while it was read.
@@ -184,31 +208,41 @@ impl<'r> Database<'r> {
         header: &[u8],
         owners: &Owners,
         keys: Option<&PackageKeys>,
+        kept: &HashSet<Vec<u8>>,
     ) -> Result<Option<Installed>, Failure> {
-        let failure =
-            |error: &dyn Display| Failure::failed(format!("{}: package {number}: {error}", printable(&self.shown)));
-        let package = Package::parse(header).map_err(|error| failure(&error))?;
+        let (package, standing) = judged(header, keys).map_err(|failure| Failure {
+            what: format!("{}: package {number}: {}", printable(&self.shown), failure.what),
+            ..failure
+        })?;
         if package.is_key() {
             return Ok(None);
         }
-        let signed = Header::parse(header).map_err(|error| failure(&error))?.signed();
-        let signed = signed.each_ref().map(Vec::as_slice);
-        if let Some(kept) = &package.digest {
-            let found = hash(kept.algorithm(), &signed).map_err(|error| failure(&error))?;
-            if found != *kept {
-                let Package { name, version, .. } = &package;
-                let what = format!("{name} {version}: its header is damaged: its digest is {found}, kept was {kept}");
-                return Err(failure(&what).next(Manager::Rpm.reinstall()));
-            }
-        }
-        let standing = match keys {
-            None => Standing::Unasked,
-            Some(keys) => standing(&package, &signed, keys),
-        };
         let Package { name, version, architecture, files, .. } = package;
-        let files = files.into_iter().map(|file| expected(file, owners)).collect();
+        let kept = matches!(standing, Standing::Signed(_)).then_some(kept);
+        let files = files.into_iter().map(|file| expected(file, owners, kept)).collect();
         Ok(Some(Installed { manager: Manager::Rpm, name, version, architecture, standing, files: Ok(Some(files)) }))
     }
+}
+
+/// Reads a header, and finds out who vouches for it.
+fn judged(header: &[u8], keys: Option<&PackageKeys>) -> Result<(Package, Standing), Failure> {
+    let failure = |error: &dyn Display| Failure::failed(error);
+    let package = Package::parse(header).map_err(|error| failure(&error))?;
+    let signed = Header::parse(header).map_err(|error| failure(&error))?.signed();
+    let signed = signed.each_ref().map(Vec::as_slice);
+    if let Some(kept) = &package.digest {
+        let found = hash(kept.algorithm(), &signed).map_err(|error| failure(&error))?;
+        if found != *kept {
+            let Package { name, version, .. } = &package;
+            let what = format!("{name} {version}: its header is damaged: its digest is {found}, kept was {kept}");
+            return Err(failure(&what).next(Manager::Rpm.reinstall()));
+        }
+    }
+    let standing = match keys {
+        None => Standing::Unasked,
+        Some(keys) => standing(&package, &signed, keys),
+    };
+    Ok((package, standing))
 }
 
 fn standing(package: &Package, signed: &[&[u8]], keys: &PackageKeys) -> Standing {
@@ -237,11 +271,18 @@ fn open(root: &InRoot, below: &Path, shown: &Path) -> Result<Option<File>, Failu
     }
 }
 
-/// What is to be expected of a file, by what its package wants to stay.
-fn expected(file: PackageFile, owners: &Owners) -> Expected {
+/// What is to be expected of a file, by what its package wants to stay. Of a signed package's, `kept` says what others keep: that a file was left out or is
+/// another package's stands in the database alone, where whoever changed the file could have written it.
+fn expected(file: PackageFile, owners: &Owners, kept: Option<&HashSet<Vec<u8>>>) -> Expected {
     const TYPE: u16 = 0o170_000;
     let (flags, verified) = (file.flags, file.verified);
-    let content = match file.state {
+    let left_out = matches!(file.state, State::NotInstalled | State::NetShared);
+    let state = match (file.state, kept) {
+        (State::Replaced | State::WrongColor, Some(kept)) if !kept.contains(&file.path) => State::Installed,
+        (State::NotInstalled | State::NetShared, Some(_)) => State::Installed,
+        (state, _) => state,
+    };
+    let content = match state {
         State::NotInstalled | State::NetShared => Content::LeftOut,
         // Another package's file is there.
         State::Replaced | State::WrongColor => Content::Any,
@@ -257,12 +298,12 @@ fn expected(file: PackageFile, owners: &Owners) -> Expected {
         },
     };
     let is_link = matches!(content, Content::Link(_));
-    let own = matches!(file.state, State::Installed | State::Missing);
+    let own = matches!(state, State::Installed | State::Missing);
     Expected {
         signature: file.signature,
         path: file.path,
         configuration: flags.is_configuration(),
-        optional: flags.may_be_missing(),
+        optional: flags.may_be_missing() || left_out,
         mode: (own && verified.mode() && !is_link).then_some(u32::from(file.mode & !TYPE)),
         user: if own && verified.user() { owners.user(&file.user) } else { None },
         group: if own && verified.group() { owners.group(&file.group) } else { None },
