@@ -336,3 +336,32 @@ fn what_is_changed_beneath_the_file_system_is_seen_once_nobody_remembers_the_fil
     scratch.guard_with(policy, "enforce", &["--level", "1"]);
     assert!(!opens(&file), "another guard remembers nothing");
 }
+
+#[test]
+fn what_did_not_pass_in_another_mount_namespace_is_not_taken_for_what_has_its_path_here() {
+    let mut scratch = scratch!("what_did_not_pass_in_another_mount_namespace_is_not_taken_for_what_has_its_path_here");
+    let (inside, here) = (scratch.on("container"), scratch.on("usr"));
+    for folder in [&inside, &here] {
+        fs::create_dir(folder).unwrap();
+        copy("/bin/true", &folder.join("program"));
+    }
+    let (named, plain) = (here.join("program"), scratch.program("plain"));
+    settle();
+    scratch.guard_with(SIGNED_PROGRAMS, "log", &["--level", "1"]);
+    let script = format!("mount --bind '{}' '{}' && exec '{}'", inside.display(), here.display(), named.display());
+    must(command("unshare").args(["-m", "sh", "-c", &script]));
+    assert!(runs(&plain));
+    assert_eq!(scratch.listed(&named), 1, "as it is named there");
+    let list = scratch.imara(&["report", "--paths"]);
+    assert_eq!(text(&list.stdout).lines().collect::<Vec<_>>(), [plain.to_str().unwrap()], "{list:?}");
+    let left_out = format!("left out: 1 file, such as {}", named.display());
+    assert!(text(&list.stderr).contains(&left_out), "{list:?}");
+    assert!(text(&scratch.imara(&["report"]).stdout).contains("not to be labelled by these paths: 1 file"));
+    eventually("it is said on standard error", PATIENCE, || {
+        scratch
+            .said()
+            .lines()
+            .any(|line| line.contains(named.to_str().unwrap()) && line.contains("its mount namespace"))
+    });
+    assert!(!scratch.said().lines().any(|line| line.contains("plain") && line.contains("mount namespace")));
+}
