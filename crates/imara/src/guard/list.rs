@@ -26,8 +26,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Mirror {
     file: File,
-    /// It ends in a piece of an entry: what were appended now could not be read.
-    torn: bool,
+    /// How long it is without the piece of an entry that it ends in: what were appended behind that could not be read.
+    torn: Option<u64>,
 }
 
 impl Mirror {
@@ -36,19 +36,24 @@ impl Mirror {
     /// # Errors
     /// What open(2) says.
     pub fn open(path: &Path) -> io::Result<Self> {
-        OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(|file| Self { file, torn: false })
+        OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(|file| Self { file, torn: None })
     }
 }
 
 impl Store for Mirror {
     fn append(&mut self, record: &[u8]) -> io::Result<()> {
-        let before = self.file.metadata()?.len();
-        if self.torn {
-            return Err(io::Error::other("it ends in a piece of an entry that could not be taken back"));
+        if let Some(whole) = self.torn {
+            self.file.set_len(whole).map_err(|error| {
+                let what = format!("it ends in a piece of an entry that cannot be taken back: {error}");
+                io::Error::new(error.kind(), what)
+            })?;
+            self.torn = None;
         }
+        let before = self.file.metadata()?.len();
         self.file.write_all(record).inspect_err(|_| {
             // A piece of an entry would make all that follows unreadable.
-            self.torn = self.file.set_len(before).is_err();
+            let torn = self.file.metadata().map_or(true, |now| now.len() != before);
+            self.torn = (torn && self.file.set_len(before).is_err()).then_some(before);
         })
     }
 }

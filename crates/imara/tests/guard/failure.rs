@@ -186,15 +186,63 @@ fn a_tpm_that_is_lost_while_the_guard_runs_shows_when_the_list_is_verified() {
 }
 
 #[test]
+fn changes_that_found_no_room_in_the_queue_have_everything_asked_about_again() {
+    const NAME: &str = "changes_that_found_no_room_in_the_queue_have_everything_asked_about_again";
+    let limit = fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events").unwrap_or_default();
+    let limit: u32 = limit.trim().parse().unwrap_or(16384);
+    if limit > 20_000 {
+        return println!("skipped: {NAME}: needs a limit on queues that can be reached: {limit}");
+    }
+    let mut scratch = scratch!("changes_that_found_no_room_in_the_queue_have_everything_asked_about_again");
+    let program = scratch.signed_program("program");
+    let many: Vec<PathBuf> = (0..limit + 1000).map(|number| scratch.on(&number.to_string())).collect();
+    for path in &many {
+        File::create(path).unwrap();
+    }
+    settle();
+    scratch.guard_with(SIGNED_PROGRAMS, "enforce", &["--level", "1", "--sentinel", "none"]);
+    for _ in 0..3 {
+        assert!(runs(&program));
+    }
+    let before = scratch.events();
+    assert!(runs(&program));
+    assert_eq!(scratch.events(), before, "it is let pass unasked");
+    assert_eq!(scratch.status()["kernel"]["overflows"], 0);
+    signal("STOP", scratch.pid());
+    let threads = PathBuf::from(format!("/proc/{}/task", scratch.pid()));
+    let stopped = |thread: &Path| fs::read_to_string(thread.join("stat")).is_ok_and(|stat| stat.contains(") T "));
+    eventually("each of its threads is stopped", PATIENCE, || {
+        fs::read_dir(&threads).unwrap().all(|thread| stopped(&thread.unwrap().path()))
+    });
+    // Changes of one inode are told once, so it takes as many inodes as there is room.
+    for path in &many {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    must(command("setfattr").args(["-x", "security.ima"]).arg(&program));
+    assert!(runs(&program), "nobody has heard of it");
+    signal("CONT", scratch.pid());
+    eventually("it is counted", PATIENCE, || {
+        scratch.status()["kernel"]["overflows"].as_u64().is_some_and(|lost| lost > 0)
+    });
+    eventually("and asked about again", PATIENCE, || !runs(&program));
+    let shown = must(&mut scratch.command(&["status", "--metrics"]));
+    let counted = |line: &str| line.strip_prefix("imara_queue_overflows_total ").is_some_and(|count| count != "0");
+    assert!(text(&shown.stdout).lines().any(counted));
+    scratch.proven();
+}
+
+/// A file system for the runtime directory.
+struct Small(PathBuf);
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = output(command("umount").arg("-l").arg(&self.0));
+    }
+}
+
+#[test]
 fn what_cannot_be_listed_is_refused_until_it_can() {
     let mut scratch = scratch!("what_cannot_be_listed_is_refused_until_it_can");
-    /// A small file system for the runtime directory.
-    struct Small(PathBuf);
-    impl Drop for Small {
-        fn drop(&mut self) {
-            let _ = output(command("umount").arg("-l").arg(&self.0));
-        }
-    }
     let small = scratch.path("small");
     fs::create_dir(&small).unwrap();
     must(command("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(&small));
@@ -221,4 +269,41 @@ fn what_cannot_be_listed_is_refused_until_it_can() {
         must(verify.args(["measurement", "verify", "-"]).stdin(File::open(scratch.run.join("measurements")).unwrap()));
     assert!(text(&verified.stdout).contains("entries 41"), "no entry is broken: {verified:?}");
     scratch.stop();
+}
+
+#[test]
+fn a_list_whose_file_system_went_read_only_refuses_what_would_have_to_be_listed() {
+    const NAME: &str = "a_list_whose_file_system_went_read_only_refuses_what_would_have_to_be_listed";
+    let mut scratch = scratch!("a_list_whose_file_system_went_read_only_refuses_what_would_have_to_be_listed");
+    let (image, place) = (scratch.path("disk"), scratch.path("place"));
+    File::create(&image).and_then(|file| file.set_len(16 << 20)).unwrap();
+    fs::create_dir(&place).unwrap();
+    must(command("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+    must(command("mount").args(["-o", "loop,errors=remount-ro"]).arg(&image).arg(&place));
+    let place = Small(place);
+    let device = must(command("findmnt").args(["-n", "-o", "SOURCE"]).arg(&place.0));
+    let device = text(&device.stdout).trim().trim_start_matches("/dev/").to_owned();
+    let fault = PathBuf::from(format!("/sys/fs/ext4/{device}/trigger_fs_error"));
+    if !fault.exists() {
+        return println!("skipped: {NAME}: needs {}", fault.display());
+    }
+    scratch.run = place.0.join("run");
+    let [listed, new, more] = ["listed", "new", "more"].map(|name| scratch.signed_program(name));
+    settle();
+    scratch.guard_with(SIGNED_PROGRAMS, "enforce", &["--tpm", "none"]);
+    assert!(runs(&listed));
+    // As when the disk answers with an error.
+    fs::write(&fault, "1").unwrap();
+    assert!(!runs(&new) && !runs(&more), "it cannot be listed");
+    assert!(runs(&listed), "what is listed already");
+    let recent = scratch.status()["recent"][0].clone();
+    assert_eq!(recent["cause"], "measurement-failed", "{recent}");
+    assert!(recent["detail"].as_str().is_some_and(|why| why.contains("Read-only")), "{recent}");
+    scratch.switch("log");
+    assert!(runs(&new), "in log mode it goes on");
+    assert_eq!(scratch.list().len(), 2, "no entry is broken, and none is there that was not whole");
+    signal("TERM", scratch.pid());
+    let ended = scratch.guards.last().unwrap().end().expect("it ends");
+    assert_eq!(ended.code(), Some(1), "it cannot note that it ended in order: {}", scratch.said());
+    assert!(scratch.said().contains("Read-only"), "{}", scratch.said());
 }

@@ -49,6 +49,30 @@ fn a_policy_is_replaced_at_once_for_what_was_let_pass_before_as_well() {
 }
 
 #[test]
+fn a_replaced_policy_is_asked_about_what_has_no_name_any_more_as_well() {
+    let mut scratch = scratch!("a_replaced_policy_is_asked_about_what_has_no_name_any_more_as_well");
+    let names = ["deleted", "renamed"];
+    let [deleted, renamed] = names.map(|name| scratch.data(name, 0));
+    settle();
+    scratch.guard("measure func=FILE_CHECK mask=MAY_READ\n", "enforce");
+    let open: Vec<_> = [&deleted, &renamed].iter().map(|path| fs::File::open(path).unwrap()).collect();
+    let again: Vec<_> = open
+        .iter()
+        .map(|file| std::path::PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file))))
+        .collect();
+    fs::remove_file(&deleted).unwrap();
+    fs::rename(&renamed, scratch.on("elsewhere")).unwrap();
+    settle();
+    assert!(again.iter().all(|path| opens(path) && opens(path)));
+    let before = scratch.events();
+    assert!(again.iter().all(|path| opens(path)));
+    assert_eq!(scratch.events(), before, "they are let pass unasked");
+    let strict = write_policy(&scratch, "strict", "appraise func=FILE_CHECK mask=MAY_READ appraise_type=imasig\n");
+    assert_eq!(load(&scratch, &["--force", &strict]).0, Some(0));
+    assert!(again.iter().all(|path| !opens(path)));
+}
+
+#[test]
 fn hooks_that_the_first_policy_did_not_need_are_asked_from_the_load_on_and_no_longer_after_it() {
     let mut scratch =
         scratch!("hooks_that_the_first_policy_did_not_need_are_asked_from_the_load_on_and_no_longer_after_it");

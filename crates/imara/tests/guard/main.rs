@@ -8,6 +8,7 @@ mod scratch;
 mod appraisal;
 mod evm;
 mod failure;
+mod frozen;
 mod keyrings;
 mod live_policy;
 mod matrix;

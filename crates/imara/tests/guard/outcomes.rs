@@ -91,6 +91,40 @@ fn a_standard_error_that_takes_nothing_holds_up_nothing() {
     std::io::Read::read_exact(&mut pipe, &mut room).unwrap();
 }
 
+/// A journal on what is watched, which for each word of the guard's asks the guard again.
+#[test]
+fn a_journal_that_needs_the_guards_answers_to_take_its_words_holds_up_nothing() {
+    let mut scratch = scratch!("a_journal_that_needs_the_guards_answers_to_take_its_words_holds_up_nothing");
+    let unsigned: Vec<PathBuf> = (0..20).map(|number| scratch.program(&format!("u{number}"))).collect();
+    let (fifo, journal) = (scratch.path("fifo"), scratch.on("journal"));
+    must(command("mkfifo").arg(&fifo));
+    let pipe = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    // Each word is written to a file of its own, and read again.
+    let script =
+        "i=0; while read -r line; do i=$((i + 1)); echo \"$line\" > \"$2/$i\"; cat \"$2\"/* > /dev/null; done < \"$1\"";
+    fs::create_dir(&journal).unwrap();
+    let mut server = command("setpriv");
+    server.args(["--pdeathsig", "KILL", "sh", "-c", script, "sh"]).arg(&fifo).arg(&journal);
+    let mut server = start(server.stderr(Stdio::null())).unwrap();
+    let wordy = scratch.path("wordy");
+    fs::write(&wordy, format!("#!/bin/sh\nexec 2> '{}'\nexec '{IMARA}' \"$@\"\n", fifo.display())).unwrap();
+    fs::set_permissions(&wordy, fs::Permissions::from_mode(0o755)).unwrap();
+    scratch.imara = wordy;
+    scratch.guard_with(&format!("{READS}appraise func=BPRM_CHECK\n"), "enforce", &["--tpm", "none"]);
+    scratch.imara = IMARA.into();
+    let begun = Instant::now();
+    assert!(unsigned.iter().all(|program| !runs(program)));
+    assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    eventually("what it said is there", PATIENCE, || fs::read_dir(&journal).unwrap().count() > 0);
+    assert!(scratch.alive());
+    scratch.stop();
+    let said = shell(&format!("cat '{}'/*", journal.display()));
+    assert!(text(&said.stdout).contains("missing-hash"), "{said:?}");
+    let _ = server.kill();
+    let _ = server.wait();
+    drop(pipe);
+}
+
 #[test]
 fn a_log_on_a_full_file_system_is_counted_and_decisions_go_on() {
     let mut scratch = scratch!("a_log_on_a_full_file_system_is_counted_and_decisions_go_on");

@@ -6,6 +6,7 @@
 use crate::scratch::*;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Ends with 0, or with 42 once the byte behind the marker is another one.
 const PROGRAM: &str = r#"
@@ -68,7 +69,12 @@ fn prepare(scratch: &Scratch) {
 }
 
 /// Races each way under `policy`.
-fn races(mut scratch: Scratch, policy: &str, kinds: &[&str]) {
+fn races(scratch: Scratch, policy: &str, kinds: &[&str]) {
+    races_while(scratch, policy, kinds, |_| {});
+}
+
+/// The same, while `meanwhile` is done over and over.
+fn races_while(mut scratch: Scratch, policy: &str, kinds: &[&str], meanwhile: impl Fn(&Scratch) + Sync) {
     prepare(&scratch);
     // Whoever races may write there; root could end the guard as well.
     own(&scratch.mnt);
@@ -86,7 +92,18 @@ fn races(mut scratch: Scratch, policy: &str, kinds: &[&str]) {
     scratch.guard(policy, "enforce");
     for (kind, (program, other)) in kinds.iter().zip(&places) {
         assert!(runs(program), "{kind}: before");
-        let counts = race(&scratch, kind, program, other);
+        let over = AtomicBool::new(false);
+        let counts = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    meanwhile(&scratch);
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            });
+            let raced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| race(&scratch, kind, program, other)));
+            over.store(true, Ordering::Relaxed);
+            raced.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
         assert_eq!(counts.unverified, 0, "{kind}");
         assert!(counts.ran > 0, "{kind}: the signed one is let run in between");
         assert!(counts.refused + counts.other > 0, "{kind}: something was in the way of the other one");
@@ -107,6 +124,21 @@ fn nothing_unverified_runs_where_opening_is_asked_about_as_well() {
     let scratch = scratch!("nothing_unverified_runs_where_opening_is_asked_about_as_well");
     let policy = format!("{SIGNED_PROGRAMS}measure func=FILE_CHECK mask=MAY_READ\n");
     races(scratch, &policy, &["write", "truncate"]);
+}
+
+/// A switch has everything asked about anew.
+#[test]
+fn nothing_unverified_runs_while_policies_are_replaced() {
+    let scratch = scratch!("nothing_unverified_runs_while_policies_are_replaced");
+    let policy = format!("{SIGNED_PROGRAMS}measure func=FILE_CHECK mask=MAY_READ\n");
+    let policies = ["one", "other"].map(|name| scratch.path(name));
+    std::fs::write(&policies[0], &policy).unwrap();
+    std::fs::write(&policies[1], format!("dont_measure func=FILE_CHECK uid=4242\n{policy}")).unwrap();
+    races_while(scratch, &policy, &["write", "rename"], |scratch| {
+        for policy in &policies {
+            must(&mut scratch.command(&["policy", "load", "--force", policy.to_str().unwrap()]));
+        }
+    });
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! the mark is gone. The kernel drops the mark itself on write(2) and truncate(2); a second group tells of changed attributes
 //! and of the end of the last writer.
 
+mod ask_again;
 mod changes;
 mod claim;
 mod follow;
@@ -202,6 +203,8 @@ struct Shared {
     /// Tasks that were let run a program, until they do.
     passages: SyncSender<passage::Passage>,
     marked: Marked,
+    /// That everything be asked about again.
+    wishes: ask_again::Wishes,
     level2: Option<Arc<Level2>>,
     /// Whether every file system is watched.
     all: bool,
@@ -232,6 +235,7 @@ impl Guard {
         let files = threads::raise_file_limit();
         let (large, large_receiver) = sync_channel(LARGE_QUEUE);
         let (passages, passages_under_way) = sync_channel(4096);
+        let (wishes, wished) = ask_again::wishes();
         let software_tpm_process = rustix::process::Pid::from_raw(settings.software_tpm)
             .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
         let group = Arc::new(group);
@@ -262,6 +266,7 @@ impl Guard {
             lease_thread: AtomicI32::new(0),
             passages,
             marked: Marked::default(),
+            wishes,
             level2: settings.level2.clone(),
             all: settings.follow == Follow::All,
             learned: level2::Learned::default(),
@@ -281,6 +286,7 @@ impl Guard {
         let lease_thread = guard.start_thread("leases", |shared| shared.watch_leases())?;
         shared.lease_thread.store(lease_thread, Ordering::SeqCst);
         guard.start_thread("passages", move |shared| shared.watch_passages(&passages_under_way))?;
+        guard.start_thread("marks", move |shared| shared.ask_again_when_wished(&wished))?;
         let large_events = Arc::new(Mutex::new(large_receiver));
         for _ in 0..LARGE_THREADS {
             let events = Arc::clone(&large_events);

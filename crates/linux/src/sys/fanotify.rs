@@ -17,8 +17,10 @@
 //!
 //! Source: fanotify(7), include/uapi/linux/fanotify.h.
 
+use super::identity::Handle;
 use std::ffi::CString;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -183,7 +185,8 @@ fn init(flags: libc::c_uint) -> io::Result<OwnedFd> {
 }
 
 impl PermissionGroup {
-    /// Opens a group; it needs CAP_SYS_ADMIN.
+    /// Opens a group; it needs CAP_SYS_ADMIN. Its queue has no limit, as the kernel lets go on unasked what finds no room; each event
+    /// has a task that waits for it, so that there are no more than there are tasks.
     ///
     /// # Errors
     /// EPERM without the capability, EINVAL or ENOSYS where the kernel has no permission events.
@@ -280,7 +283,33 @@ impl PermissionGroup {
         self.ignore_no_more(Target::Descriptor(file))
     }
 
-    /// Asks again for every inode.
+    /// Lets `mask` on this inode pass without asking for as long as the inode is in memory, whatever happens to it: what a mark
+    /// says that [`PermissionGroup::each_ignored`] does not tell.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says.
+    pub fn ignore_inode_for_good(&self, file: BorrowedFd<'_>, mask: Mask) -> io::Result<()> {
+        let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK | libc::FAN_MARK_IGNORED_SURV_MODIFY;
+        self.mark_inode(flags, mask.0, Target::Descriptor(file))
+    }
+
+    /// Tells each inode that is let pass without asking by [`PermissionGroup::ignore_inode`], as the kernel lists the group's marks.
+    ///
+    /// # Errors
+    /// What reading `/proc/self/fdinfo` says.
+    pub fn each_ignored(&self, mut told: impl FnMut(IgnoredInode)) -> io::Result<()> {
+        let mut marks =
+            BufReader::with_capacity(1 << 16, File::open(format!("/proc/self/fdinfo/{}", self.group.as_raw_fd()))?);
+        let mut line = Vec::new();
+        while marks.read_until(b'\n', &mut line)? > 0 {
+            std::str::from_utf8(&line).ok().and_then(IgnoredInode::parse).map(&mut told);
+            line.clear();
+        }
+        Ok(())
+    }
+
+    /// Asks again for every inode, by taking all marks off: who comes at that very moment passes unasked (see
+    /// [`PermissionGroup::ignore_inode`]).
     ///
     /// # Errors
     /// What fanotify_mark(2) says.
@@ -338,6 +367,50 @@ impl PermissionGroup {
             libc::write(self.group.as_raw_fd(), (&raw const response).cast(), size_of::<libc::fanotify_response>())
         };
         if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// An inode that is let pass without asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IgnoredInode {
+    /// Its file system's number, as mountinfo shows it.
+    pub device: u64,
+    /// Its number.
+    pub inode: u64,
+    /// Its handle; `None` where the kernel lists none.
+    pub handle: Option<Handle>,
+}
+
+impl IgnoredInode {
+    /// A line of a group's file in `/proc/PID/fdinfo`, every number in hexadecimal:
+    ///
+    /// `fanotify ino:b sdev:800010 mflags:200 mask:40000000 ignored_mask:10000 fhandle-bytes:8 fhandle-type:1 f_handle:0b00…`
+    ///
+    /// `None` of any other line, and of a mark that ignores nothing or ignores for good.
+    ///
+    /// Source: `fanotify_fdinfo`, fs/notify/fdinfo.c.
+    fn parse(line: &str) -> Option<Self> {
+        let fields = line.strip_prefix("fanotify ino:").map(|_| line.split_ascii_whitespace())?;
+        let text = |name: &str| fields.clone().find_map(|field| field.strip_prefix(name));
+        let number = |name: &str| u64::from_str_radix(text(name)?, 16).ok();
+        if number("ignored_mask:")? == 0 || number("mflags:")? & u64::from(libc::FAN_MARK_IGNORED_SURV_MODIFY) != 0 {
+            return None;
+        }
+        // The kernel's own form of a device number: 12 bits and 20.
+        let device = u32::try_from(number("sdev:")?).ok()?;
+        let handle = || {
+            let bytes = text("f_handle:")?.as_bytes().chunks(2);
+            let bytes: Option<Vec<u8>> =
+                bytes.map(|byte| u8::from_str_radix(std::str::from_utf8(byte).ok()?, 16).ok()).collect();
+            let kind = u32::try_from(number("fhandle-type:")?).ok()?.cast_signed();
+            let bytes = bytes.filter(|bytes| number("fhandle-bytes:") == Some(bytes.len() as u64))?;
+            Some(Handle { kind, bytes })
+        };
+        Some(Self {
+            device: rustix::fs::makedev(device >> 20, device & 0xf_ffff),
+            inode: number("ino:")?,
+            handle: handle(),
+        })
     }
 }
 
@@ -432,13 +505,13 @@ pub struct FileHandle<'a> {
 }
 
 impl ChangeGroup {
-    /// Opens a group; it needs CAP_SYS_ADMIN for whole file systems.
+    /// Opens a group; it needs CAP_SYS_ADMIN for whole file systems. Its queue has the system's limit
+    /// (`fs.fanotify.max_queued_events`): whoever changes attributes does not wait for us, and could fill any memory.
     ///
     /// # Errors
     /// What fanotify_init(2) says.
     pub fn open() -> io::Result<Self> {
-        let flags = libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_FID | libc::FAN_UNLIMITED_QUEUE;
-        Ok(Self { group: init(flags)? })
+        Ok(Self { group: init(libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_FID)? })
     }
 
     /// Watches the whole file system that holds this file or directory, which may be opened only to name it (`O_PATH`).
@@ -512,10 +585,37 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_s_list_of_marks_is_read() {
+        let line = |flags: &str, ignored: &str, handle: &str| {
+            format!("fanotify ino:4f969 sdev:800013 mflags:{flags} mask:40000000 ignored_mask:{ignored} {handle}\n")
+        };
+        let handle = "fhandle-bytes:8 fhandle-type:1 f_handle:69f90400ff00b21a";
+        let device = rustix::fs::makedev(8, 19);
+        let parsed = IgnoredInode::parse(&line("200", "50000", handle)).unwrap();
+        let bytes = vec![0x69, 0xf9, 4, 0, 0xff, 0, 0xb2, 0x1a];
+        assert_eq!(parsed, IgnoredInode { device, inode: 0x4f969, handle: Some(Handle { kind: 1, bytes }) });
+        for (name, line) in [
+            ("it ignores nothing", line("200", "0", handle)),
+            ("it ignores for good", line("240", "50000", handle)),
+            ("a file system's", "fanotify sdev:800013 mflags:0 mask:50000 ignored_mask:0\n".into()),
+            ("the group's own", "fanotify flags:137 event-flags:48800\n".into()),
+            ("another field", "pos:\t0\n".into()),
+            ("nothing", String::new()),
+        ] {
+            assert_eq!(IgnoredInode::parse(&line), None, "{name}");
+        }
+        for handle in
+            ["", "fhandle-bytes:8 fhandle-type:1 f_handle:69f904", "fhandle-bytes:1 fhandle-type:1 f_handle:xy"]
+        {
+            let parsed = IgnoredInode::parse(&line("200", "50000", handle)).unwrap();
+            assert_eq!((parsed.inode, parsed.handle), (0x4f969, None), "{handle}");
+        }
+    }
+
+    #[test]
     fn a_queue_that_was_full_is_told() {
         const NAME: &str = "a_queue_that_was_full_is_told";
-        // As limited as the system has it. Groups of ours have no limit: the kernel would rather kill somebody than lose their events.
-        let Ok(group) = init(libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_FID) else {
+        let Ok(group) = ChangeGroup::open() else {
             println!("skipped: {NAME}: needs fanotify");
             return;
         };
@@ -523,7 +623,7 @@ mod tests {
         let limit = limit.ok().and_then(|limit| limit.trim().parse::<u32>().ok()).unwrap_or(16384);
         let directory = tempfile::tempdir().unwrap();
         let mask = libc::FAN_ATTRIB | libc::FAN_EVENT_ON_CHILD;
-        if let Err(error) = mark(&group, libc::FAN_MARK_ADD, mask, Target::Path(directory.path())) {
+        if let Err(error) = mark(&group.group, libc::FAN_MARK_ADD, mask, Target::Path(directory.path())) {
             println!("skipped: {NAME}: needs file handles: {error}");
             return;
         }
@@ -536,7 +636,6 @@ mod tests {
             let file = std::fs::File::create(directory.path().join(number.to_string())).unwrap();
             rustix::fs::fchmod(&file, rustix::fs::Mode::RUSR).unwrap();
         }
-        let group = ChangeGroup { group };
         let (mut changes, mut full) = (0, false);
         while !full {
             let read = group.read(&mut EventBuffer::new(1024), |change| match change {

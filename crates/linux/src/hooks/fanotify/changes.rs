@@ -57,7 +57,7 @@ impl Shared {
                     Change::Overflow => {
                         self.counters.overflows.fetch_add(1, Ordering::Relaxed);
                         self.checker.cache().clear();
-                        let _ = self.ask_again_all();
+                        self.wish_to_ask_again();
                     }
                 }
             });

@@ -440,7 +440,7 @@ impl Shared {
             && self.changes.as_ref().is_some_and(|changes| changes.watches(superblock.device));
         if marked && told {
             // It is still there, and its changes cannot be traced back to its inodes any more.
-            let _ = self.ask_again_all();
+            self.wish_to_ask_again();
         }
         if let Some(lane) = superblock.lane.clone() {
             // It may take as long as the kernel takes to let its threads go.

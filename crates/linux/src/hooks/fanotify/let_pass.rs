@@ -13,15 +13,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 impl Shared {
-    /// Drops every mark, and what programs named as their interpreters. A decision from before adds neither.
-    pub(super) fn ask_again_all(&self) -> io::Result<()> {
-        let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
-        *generation += 1;
-        self.interpreters.write().unwrap_or_else(PoisonError::into_inner).clear();
-        self.marked.clear();
-        self.group.ask_again_all()
-    }
-
     /// Tells the kernel not to ask again, where that is safe.
     pub(super) fn let_pass(&self, file: &OpenedFile<'_>, superblock: &Superblock, interpreter: bool, generation: u64) {
         // The state that was judged: owner and group are in it as well.
@@ -107,15 +98,24 @@ impl Shared {
         drop(current);
         if !marked && self.marked.is_full(file.id()) {
             // What is forgotten is asked about again.
-            let _ = self.ask_again_all();
+            self.wish_to_ask_again();
         }
     }
 
-    pub(super) fn mark(&self, file: BorrowedFd<'_>, mask: Mask) -> bool {
-        let marked = self.group.ignore_inode(file, mask).is_ok();
-        if marked {
+    fn mark(&self, file: BorrowedFd<'_>, mask: Mask) -> bool {
+        self.count_mark(&self.group.ignore_inode(file, mask))
+    }
+
+    /// Has the kernel never ask about this inode again, which is nothing that is looked at.
+    pub(super) fn let_pass_for_good(&self, file: BorrowedFd<'_>, superblock: &Superblock) {
+        let mask = self.wanted_on(&self.checker.policy(), superblock);
+        self.count_mark(&self.group.ignore_inode_for_good(file, mask));
+    }
+
+    fn count_mark(&self, result: &io::Result<()>) -> bool {
+        if result.is_ok() {
             self.counters.marks.fetch_add(1, Ordering::Relaxed);
         }
-        marked
+        result.is_ok()
     }
 }

@@ -335,7 +335,7 @@ impl Shared {
         if last.is_none_or(|last| last.elapsed() > Duration::from_secs(1)) {
             *last = Some(Instant::now());
             drop(last);
-            let _ = self.ask_again_all();
+            self.wish_to_ask_again();
         }
     }
 }
