@@ -27,10 +27,26 @@ pub fn run(directory: &Path, rows: &mut Vec<Row>) {
     let needed = "< 48 MiB".into();
     rows.push(Row::held_to("memory of the guard then", format!("{memory:.1} MiB"), needed, memory < 48.0));
     guard.crash();
+    let name = "start with a list of 100,000 entries, until ready";
+    rows.push(start(&place, &policy, "none", name));
+    if !Path::new("/usr/bin/swtpm").exists() {
+        rows.push(Row::told("the same with a TPM", "skipped: swtpm is not installed".into()));
+        return;
+    }
+    // A list of its own, which that TPM proves.
+    std::fs::remove_dir_all(place.at("run")).expect("the first list");
+    let guard = subject::guard(&place, &policy, &["--tpm", "swtpm"]);
+    work::open_each(&files);
+    guard.crash();
+    rows.push(start(&place, &policy, "swtpm", "the same with a list that a TPM proves"));
+}
+
+/// How long a guard takes that resumes the list.
+fn start(place: &Place, policy: &Path, tpm: &str, name: &str) -> Row {
     let mut times = Vec::new();
     for _ in 0..5 {
         let start = Instant::now();
-        let guard = subject::guard(&place, &policy, &["--tpm", "none"]);
+        let guard = subject::guard(place, policy, &["--tpm", tpm]);
         times.push(start.elapsed().as_secs_f64() * 1e3);
         let entries =
             imara().args(["status", "--json", "--runtime-dir"]).arg(place.at("run")).output().expect("status");
@@ -41,16 +57,11 @@ pub fn run(directory: &Path, rows: &mut Vec<Row>) {
             "{}",
             status["list"]
         );
+        assert!(tpm == "none" || status["list"]["chain"] == "whole", "{}", status["list"]);
         guard.crash();
     }
     let time = work::median(times);
-    let needed = "< 200 ms".into();
-    rows.push(Row::held_to(
-        "start with a list of 100,000 entries, until ready",
-        format!("{time:.0} ms"),
-        needed,
-        time < 200.0,
-    ));
+    Row::held_to(name, format!("{time:.0} ms"), "< 200 ms".into(), time < 200.0)
 }
 
 /// What a process occupies, in MiB.

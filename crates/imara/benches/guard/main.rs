@@ -69,7 +69,7 @@ const SECTIONS: &[Section] = &[
         title: "100,000 files known, and a list of as many entries",
         scheduled: ALL_CPUS,
         run: known::run,
-        most: Duration::from_secs(300),
+        most: Duration::from_secs(600),
     },
 ];
 

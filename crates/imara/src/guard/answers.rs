@@ -22,7 +22,7 @@ use imara_linux::opened::OpeningTask;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// What commands are answered from.
 pub struct Answers {
@@ -34,6 +34,8 @@ pub struct Answers {
     pub events: Arc<Events>,
     /// What does not change while the guard runs.
     pub about: Value,
+    /// Why the list's chain has turned out to be broken after all.
+    pub broken_since: Arc<OnceLock<String>>,
     /// The policy.
     pub policy: LivePolicy,
     /// The trace, while one is taken.
@@ -227,7 +229,7 @@ impl Answers {
                 "violations": counts.violations,
                 "not_in_tpm": counts.unextended,
                 "departure": checker.log().departure().map(|why| why.to_string()),
-                "chain": self.about["chain"],
+                "chain": self.broken_since.get().map_or_else(|| self.about["chain"].clone(), |why| json!(format!("broken: {why}"))),
             },
             "tpm": tpm,
             "sentinel": self.beside.status(),

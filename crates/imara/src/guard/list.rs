@@ -10,8 +10,8 @@ use super::runtime::{Heartbeat, LIST, Runtime};
 use crate::output::Failure;
 use imara_engine::measure::{MeasurementLog, Store};
 use imara_engine::replay::Replay;
-use imara_engine::tpm::Tpm;
-use imara_format::hash::HashAlgorithm;
+use imara_engine::tpm::{Tpm, TpmError};
+use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::measurement_list::{ByteOrder, Reader, Record};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -167,21 +167,37 @@ fn free_name(runtime: &Runtime, why: &str) -> Option<PathBuf> {
     (1..=9999).map(|number| runtime.path(&format!("{LIST}.{why}.{number}"))).find(|path| !path.exists())
 }
 
-/// Compares a list with the TPM: all PCRs that it touches, in every bank. Up to `may_lack` entries at its end may be missing in it.
-pub fn compare(restored: &Restored, tpm: Option<&mut Tpm>, may_lack: u64) -> Chain {
-    let Some(tpm) = tpm else {
-        return Chain::Unproven;
-    };
-    let banks: Vec<HashAlgorithm> = tpm.banks().iter().filter_map(|bank| bank.algorithm).collect();
-    let claims = match tpm.pcr_read_many(&restored.pcrs) {
-        Ok(claims) => claims,
-        Err(error) => return Chain::Broken(format!("the TPM's PCRs cannot be read: {error}")),
-    };
-    // Each processor has some of the banks. With how many of its entries the list comes to what they hold.
-    let comes_to = |banks: Vec<HashAlgorithm>| -> Result<Vec<u64>, String> {
-        let mut replay = Replay::new(&banks).map_err(|error| error.to_string())?.per_bank_only();
+/// The PCRs that an earlier list is in, as the TPM has them before it is given anything more.
+#[derive(Debug)]
+pub struct Claims(Vec<(HashAlgorithm, u32, Digest)>);
+
+impl Claims {
+    /// Asks the TPM for them.
+    ///
+    /// # Errors
+    /// What the TPM says.
+    pub fn read(restored: &Restored, tpm: &mut Tpm) -> Result<Self, TpmError> {
+        tpm.pcr_read_many(&restored.pcrs).map(Self)
+    }
+
+    /// The bank that decides what becomes of the list, and those that are compared once the guard is in force: each takes as long.
+    fn banks(&self) -> (Option<HashAlgorithm>, Vec<HashAlgorithm>) {
+        let mut banks: Vec<HashAlgorithm> = Vec::new();
+        for (bank, _, _) in &self.0 {
+            if !banks.contains(bank) {
+                banks.push(*bank);
+            }
+        }
+        let deciding = banks.iter().position(|bank| *bank == HashAlgorithm::Sha256).unwrap_or(0);
+        let deciding = (!banks.is_empty()).then(|| banks.remove(deciding));
+        (deciding, banks)
+    }
+
+    /// With how many of its entries the list comes to what these banks hold; up to `may_lack` at its end may be missing.
+    fn met_by(&self, restored: &Restored, banks: &[HashAlgorithm], may_lack: u64) -> Result<Vec<u64>, String> {
+        let mut replay = Replay::new(banks).map_err(|error| error.to_string())?.per_bank_only();
         let agrees = |replay: &Replay| {
-            let mut claims = claims.iter().filter(|(bank, _, _)| banks.contains(bank));
+            let mut claims = self.0.iter().filter(|(bank, _, _)| banks.contains(bank));
             claims.all(|(bank, pcr, value)| replay.value(*pcr, *bank) == Some(*value))
         };
         let mut found = Vec::new();
@@ -197,41 +213,74 @@ pub fn compare(restored: &Restored, tpm: Option<&mut Tpm>, may_lack: u64) -> Cha
             found.push(restored.entries);
         }
         result.map(|()| found)
-    };
-    let results: Vec<Result<Vec<u64>, String>> = std::thread::scope(|scope| {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from).min(banks.len()).max(1);
-        let shares = (0..processors).map(|first| banks.iter().copied().skip(first).step_by(processors).collect());
-        let threads: Vec<_> = shares.map(|share| scope.spawn(|| comes_to(share))).collect();
-        let panicked = |_| Err("a thread that compares the list panicked".to_owned());
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
-    });
-    let mut found: Vec<Vec<u64>> = Vec::new();
-    for result in results {
-        match result {
-            Ok(entries) => found.push(entries),
-            Err(error) => return Chain::Broken(error),
-        }
-    }
-    let in_all = |entries: &&u64| found.iter().all(|others| others.contains(entries));
-    match found.first().and_then(|first| first.iter().rev().find(in_all)) {
-        Some(entries) if *entries == restored.entries => Chain::Whole,
-        Some(entries) => Chain::Missing(restored.entries - entries),
-        None if claims.iter().all(|(_, _, value)| value.is_zero()) => {
-            Chain::Broken("the PCRs are at zero: the TPM was reset".into())
-        }
-        None => Chain::Broken("the PCRs are not what the list comes to".into()),
     }
 }
 
-/// Takes an earlier list over into `log`, which gives the TPM its last entries where those are missing.
+/// Compares a list with one of the TPM's banks, in all PCRs that it touches. Up to `may_lack` entries at its end may be missing there.
+pub fn compare(restored: &Restored, claims: Result<&Claims, &TpmError>, may_lack: u64) -> Chain {
+    let claims = match claims {
+        Ok(claims) => claims,
+        Err(error) => return Chain::Broken(format!("the TPM's PCRs cannot be read: {error}")),
+    };
+    let Some(bank) = claims.banks().0 else {
+        return Chain::Broken("the TPM has no bank whose algorithm is known".into());
+    };
+    match claims.met_by(restored, &[bank], may_lack) {
+        Err(error) => Chain::Broken(error),
+        Ok(found) => match found.last() {
+            Some(entries) if *entries == restored.entries => Chain::Whole,
+            Some(entries) => Chain::Missing(restored.entries - entries),
+            None if claims.0.iter().all(|(_, _, value)| value.is_zero()) => {
+                Chain::Broken("the PCRs are at zero: the TPM was reset".into())
+            }
+            None => Chain::Broken("the PCRs are not what the list comes to".into()),
+        },
+    }
+}
+
+/// An earlier list, and what is still to be compared with it.
+#[derive(Debug)]
+pub struct OtherBanks {
+    /// The list.
+    pub restored: Restored,
+    /// What the TPM had.
+    pub claims: Claims,
+    /// How many entries at its end the TPM lacked by the bank that decided.
+    pub lacked: u64,
+}
+
+impl OtherBanks {
+    /// Why one of the TPM's other banks does not agree with the list, if one does not.
+    pub fn differ(&self) -> Option<String> {
+        let Self { restored, claims, lacked } = self;
+        claims.banks().1.into_iter().find_map(|bank| match claims.met_by(restored, &[bank], *lacked) {
+            Err(error) => Some(error),
+            Ok(found) if found.contains(&(restored.entries - lacked)) => None,
+            Ok(_) => Some(format!("the PCRs of the {bank} bank are not what the list comes to")),
+        })
+    }
+}
+
+/// Takes an earlier list over into `log`, and says meanwhile whether it agrees with the TPM.
+pub fn take_over(log: &MeasurementLog, restored: &Restored, compare: impl FnOnce() -> Chain + Send) -> Chain {
+    std::thread::scope(|scope| {
+        let chain = scope.spawn(compare);
+        restored.each(|_, record| {
+            log.restore(record);
+            true
+        });
+        chain.join().unwrap_or_else(|_| Chain::Broken("the thread that compares the list panicked".into()))
+    })
+}
+
+/// Gives the TPM the list's last entries where those are missing.
 ///
 /// # Errors
-/// [`Failure`] when they cannot be given to the TPM.
-pub fn take_over(log: &MeasurementLog, restored: &Restored, chain: &Chain) -> Result<(), Failure> {
-    let lacks = if let Chain::Missing(lacks) = chain { *lacks } else { 0 };
+/// [`Failure`] when it does not take them.
+pub fn give_missing(log: &MeasurementLog, restored: &Restored, chain: &Chain) -> Result<(), Failure> {
+    let Chain::Missing(lacks) = chain else { return Ok(()) };
     let mut missing = Vec::new();
     restored.each(|number, record| {
-        log.restore(record);
         if number + lacks > restored.entries {
             missing.push(record.to_entry());
         }

@@ -6,7 +6,7 @@ use super::config::{Config, MissingPolicy, TpmChoice};
 use super::control::{self, Request};
 use super::events::Events;
 use super::level2::Programs;
-use super::list::{self, Chain, KeepingUp, Mirror};
+use super::list::{self, Chain, Claims, KeepingUp, Mirror, OtherBanks};
 use super::live_policy::{LivePolicy, Load};
 use super::policy_source::{self, Demands, PolicySource};
 use super::runtime::{self, HEARTBEAT, Left, Runtime};
@@ -33,7 +33,7 @@ use imara_linux::tpm_device::{DeviceTransport, RESOURCE_MANAGER};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The TPM in use, and whether it is a root of trust.
@@ -77,7 +77,13 @@ const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 struct Beginning {
     gap: Option<Value>,
     chain: Option<Chain>,
+    /// What of the chain is compared only once the guard is in force.
+    other_banks: Option<OtherBanks>,
     notes: Vec<String>,
+}
+
+fn broken(why: &str) -> String {
+    format!("the chain of the measurement list is broken: {why}")
 }
 
 /// Runs a guard until SIGTERM or SIGINT; SIGHUP has it read its policy again, or ends it where it has a terminal, which is gone then.
@@ -170,11 +176,13 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
             .push(format!("the policy's version cannot be kept, so an older one will not be refused: {error}"));
     }
     let tracing = Arc::new(Tracing::default());
+    let broken_since = Arc::<OnceLock<String>>::default();
     let answers = Arc::new(Answers {
         guard: Arc::clone(&guard),
         checker: Arc::downgrade(&checker),
         events: Arc::clone(events),
         about: about(config, &directory, &in_use, &beginning),
+        broken_since: Arc::clone(&broken_since),
         started: now_seconds(),
         policy: LivePolicy::new(source, demands, trusted),
         tracing: Arc::clone(&tracing),
@@ -208,6 +216,17 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
     }
     for note in &beginning.notes {
         tell(note);
+    }
+    if let Some(others) = beginning.other_banks.take() {
+        let (events, broken_since) = (Arc::clone(events), Arc::clone(&broken_since));
+        let compare = move || {
+            if let Some(why) = others.differ() {
+                events.say(broken(&why));
+                // It is set here alone.
+                let _ = broken_since.set(why);
+            }
+        };
+        std::thread::Builder::new().name("list".into()).spawn(compare).map_err(Failure::failed)?;
     }
     // Whoever waits for it to be ready finds what it had to say.
     events.fall_silent(LAST_WORDS / 5);
@@ -401,21 +420,25 @@ fn start_list(
     if let Some(cut) = &restored.cut {
         beginning.notes.push(format!("the list ended within an entry; that piece is kept as {}", cut.display()));
     }
-    let missed_from = left.as_ref().and_then(|left| left.state.missed_from);
-    let chain = match (restored.is_empty(), &mut tpm) {
-        (false, tpm) => Some(list::compare(&restored, tpm.as_mut(), restored.may_lack(missed_from))),
-        (true, Some(tpm)) => used_before(tpm, config.pcr).map(Chain::Broken),
-        (true, None) => None,
-    };
-    if let Some(Chain::Broken(why)) = &chain {
-        beginning.notes.push(format!("the chain of the measurement list is broken: {why}"));
-    }
+    let may_lack = restored.may_lack(left.as_ref().and_then(|left| left.state.missed_from));
+    let fresh = restored.is_empty();
+    let used_before = tpm.as_mut().filter(|_| fresh).and_then(|tpm| used_before(tpm, config.pcr));
+    let claims = tpm.as_mut().filter(|_| !fresh).map(|tpm| Claims::read(&restored, tpm));
     let store = Mirror::open(&runtime.path(runtime::LIST)).map_err(io)?;
     let log = MeasurementLog::new(Box::new(store), tpm, config.hash, config.pcr).map_err(Failure::usage)?;
-    if let Some(chain) = &chain {
-        list::take_over(&log, &restored, chain)?;
+    let chain = if fresh {
+        used_before.map(Chain::Broken)
+    } else {
+        let compare =
+            || claims.as_ref().map_or(Chain::Unproven, |claims| list::compare(&restored, claims.as_ref(), may_lack));
+        Some(list::take_over(&log, &restored, compare))
+    };
+    match &chain {
+        Some(Chain::Broken(why)) => beginning.notes.push(broken(why)),
+        Some(chain) => list::give_missing(&log, &restored, chain)?,
+        None => {}
     }
-    if restored.is_empty() {
+    if fresh {
         match log.add_boot_aggregate(template) {
             // Listed all the same; verification shows what the TPM lacks.
             Ok(_) | Err(imara_engine::measure::MeasureError::Tpm { .. }) => {}
@@ -424,6 +447,14 @@ fn start_list(
     }
     if let Some(left) = left.filter(|_| same_boot) {
         note_gap(&log, &runtime.path(""), &left, beginning)?;
+    }
+    let lacked = match chain {
+        Some(Chain::Whole) => Some(0),
+        Some(Chain::Missing(lacked)) => Some(lacked),
+        Some(Chain::Unproven | Chain::Broken(_)) | None => None,
+    };
+    if let (Some(lacked), Some(Ok(claims))) = (lacked, claims) {
+        beginning.other_banks = Some(OtherBanks { restored, claims, lacked });
     }
     beginning.chain = chain;
     Ok(log)
