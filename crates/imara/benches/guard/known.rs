@@ -2,14 +2,14 @@
 
 use super::place::{Place, imara};
 use super::subject;
-use super::table::Row;
+use super::table::{Row, Rows};
 use super::work;
 use std::path::Path;
 use std::time::Instant;
 
 const FILES: usize = 100_000;
 
-pub fn run(directory: &Path, rows: &mut Vec<Row>) {
+pub fn run(directory: &Path, rows: &mut Rows) {
     let place = Place::new(directory, 1 << 30, FILES + 4000);
     let files = place.small_files("files", FILES, 16);
     place.hash("files");

@@ -20,14 +20,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
-use table::Row;
+use table::{Row, Rows};
 
 /// A part of the benchmark: what is asked of it, how its processes are scheduled, and how long it may take.
 struct Section {
     name: &'static str,
     title: &'static str,
     scheduled: &'static [&'static str],
-    run: fn(&Path, &mut Vec<Row>),
+    run: fn(&Path, &mut Rows),
     most: Duration,
 }
 
@@ -90,9 +90,7 @@ fn main() {
         |section: &&Section| chosen.as_ref().is_none_or(|names| names.split(',').any(|n| n == section.name));
     if let Some(directory) = std::env::var_os(DIRECTORY) {
         let section = SECTIONS.iter().find(is_chosen).expect("a section");
-        let mut rows = Vec::new();
-        (section.run)(Path::new(&directory), &mut rows);
-        rows.iter().for_each(Row::hand_over);
+        (section.run)(Path::new(&directory), &mut Rows);
         return;
     }
     let root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
@@ -103,19 +101,19 @@ fn main() {
     let mut all = Vec::new();
     for section in SECTIONS.iter().filter(is_chosen) {
         println!("\n{}", section.title);
-        match in_namespaces(section) {
-            Ok(rows) => {
-                table::print(&rows);
-                all.extend(rows);
-            }
-            Err(error) => println!("  did not end well: {error}"),
+        let mut rows = Vec::new();
+        let ended = in_namespaces(section, &mut rows);
+        table::print(&rows);
+        all.extend(rows);
+        if let Err(error) = ended {
+            println!("  did not end well: {error}");
         }
     }
     table::summary(&all);
 }
 
 /// Runs a section in namespaces of its own, until it ends or its time is up.
-fn in_namespaces(section: &Section) -> Result<Vec<Row>, String> {
+fn in_namespaces(section: &Section, rows: &mut Vec<Row>) -> Result<(), String> {
     // Beside the build: a temporary file system could have too little room.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).map_err(|error| error.to_string())?;
     let mut child = Command::new("unshare")
@@ -138,7 +136,6 @@ fn in_namespaces(section: &Section) -> Result<Vec<Row>, String> {
         }
     });
     let end = Instant::now() + section.most;
-    let mut rows = Vec::new();
     loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => match Row::taken_over(&line) {
@@ -155,5 +152,5 @@ fn in_namespaces(section: &Section) -> Result<Vec<Row>, String> {
         }
     }
     let status = child.wait().map_err(|error| error.to_string())?;
-    if status.success() { Ok(rows) } else { Err(status.to_string()) }
+    if status.success() { Ok(()) } else { Err(status.to_string()) }
 }

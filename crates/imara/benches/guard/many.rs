@@ -2,7 +2,7 @@
 
 use super::place::{Place, SIZE, imara};
 use super::subject;
-use super::table::Row;
+use super::table::{Row, Rows};
 use super::work;
 use imara_engine::lock;
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const FEW: usize = 1500;
 const LARGE: u64 = 1 << 30;
 
-pub fn run(directory: &Path, rows: &mut Vec<Row>) {
+pub fn run(directory: &Path, rows: &mut Rows) {
     let place = Place::new(directory, (LARGE as usize * 2 + 20_000 * (SIZE + 4096)) as u64, 40_000);
     let crowd = place.small_files("crowd", 16_000, SIZE);
     let files = place.small_files("files", 2 * FEW, SIZE);
@@ -32,7 +32,7 @@ pub fn run(directory: &Path, rows: &mut Vec<Row>) {
 }
 
 /// While a file of 1 GiB is hashed, small ones are judged.
-fn beside_a_large_one(place: &Place, policy: &Path, files: &[PathBuf], large: &Path, rows: &mut Vec<Row>) {
+fn beside_a_large_one(place: &Place, policy: &Path, files: &[PathBuf], large: &Path, rows: &mut Rows) {
     let [mut median, mut worst] = [Vec::new(), Vec::new()];
     for _ in 0..3 {
         let guard = subject::guard(place, policy, &[]);
@@ -66,7 +66,7 @@ fn beside_a_large_one(place: &Place, policy: &Path, files: &[PathBuf], large: &P
 }
 
 /// Threads that open new files at the same time.
-fn together(place: &Place, policy: &Path, files: &[PathBuf], rows: &mut Vec<Row>) {
+fn together(place: &Place, policy: &Path, files: &[PathBuf], rows: &mut Rows) {
     const THREADS: usize = 8;
     let guard = subject::guard(place, policy, &[]);
     let start = std::time::Instant::now();

@@ -23,7 +23,7 @@ impl Row {
     }
 
     /// From the process of a section to the one that prints.
-    pub fn hand_over(&self) {
+    fn hand_over(&self) {
         let met = self.met.map_or("-", |met| if met { "yes" } else { "no" });
         println!("row\t{}\t{}\t{}\t{met}", self.name, self.measured, self.needed);
     }
@@ -39,6 +39,15 @@ impl Row {
             _ => None,
         };
         Some(Self { name: name.into(), measured: measured.into(), needed: needed.into(), met })
+    }
+}
+
+/// The rows of a section, in its process: each is told at once, so that it counts even if the section does not come to its end.
+pub struct Rows;
+
+impl Rows {
+    pub fn push(&mut self, row: Row) {
+        row.hand_over();
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::place::{Place, SIZE};
 use super::subject::{self, Fapolicyd, Running};
-use super::table::Row;
+use super::table::{Row, Rows};
 use super::work;
 use imara_engine::crypto::{self, PublicKey, SigningKey};
 use imara_format::hash::HashAlgorithm;
@@ -97,16 +97,16 @@ fn rounds(usual: usize) -> usize {
 }
 
 /// On one CPU: all rows.
-pub fn run(directory: &Path, rows: &mut Vec<Row>) {
+pub fn run(directory: &Path, rows: &mut Rows) {
     opens_and_executions(directory, rows, rounds(9), true);
 }
 
 /// On all CPUs.
-pub fn run_light(directory: &Path, rows: &mut Vec<Row>) {
+pub fn run_light(directory: &Path, rows: &mut Rows) {
     opens_and_executions(directory, rows, rounds(5), false);
 }
 
-fn opens_and_executions(directory: &Path, rows: &mut Vec<Row>, rounds: usize, one_cpu: bool) {
+fn opens_and_executions(directory: &Path, rows: &mut Rows, rounds: usize, one_cpu: bool) {
     let work = Work::prepare(directory, 2000, 200);
     let place = &work.place;
     let fapolicyd = Fapolicyd::prepare(place);
@@ -251,7 +251,7 @@ fn timed(mut act: impl FnMut()) -> f64 {
 }
 
 /// The compile: CPU time of all that take part, because other load does not change it.
-pub fn run_compile(directory: &Path, rows: &mut Vec<Row>) {
+pub fn run_compile(directory: &Path, rows: &mut Rows) {
     if !Path::new("/usr/bin/gcc").exists() {
         rows.push(Row::told("200 files compiled", "skipped: gcc is not installed".into()));
         return;

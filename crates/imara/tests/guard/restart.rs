@@ -1,7 +1,10 @@
 //! A guard that starts, ends, is killed, and goes on.
 
 use crate::scratch::*;
+use imara_engine::tpm::Tpm;
+use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::measurement_list::{ByteOrder, Reader};
+use imara_linux::tpm_socket::SocketTransport;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -108,6 +111,35 @@ fn a_list_that_a_kill_left_unfinished_is_mended() {
     let verified = scratch.imara(&["measurement", "verify"]);
     assert_eq!(verified.status.code(), Some(1), "{verified:?}");
     assert!(runs(&programs[2]));
+}
+
+#[test]
+fn a_bank_that_does_not_agree_with_the_list_is_told_once_the_guard_is_in_force() {
+    const NAME: &str = "a_bank_that_does_not_agree_with_the_list_is_told_once_the_guard_is_in_force";
+    let mut scratch = scratch!(NAME);
+    let program = scratch.signed_program("program");
+    settle();
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    assert!(runs(&program));
+    let tpm = scratch.status()["tpm"].clone();
+    let banks = tpm["banks"].as_array().unwrap().iter().map(|bank| bank.as_str().unwrap().to_owned());
+    // The guard decides by SHA-256 alone.
+    let Some(other) = banks.filter_map(|bank| HashAlgorithm::from_name(&bank)).find(|bank| *bank != HashAlgorithm::Sha256)
+    else {
+        println!("skipped: {NAME}: needs a TPM with more banks than SHA-256");
+        return;
+    };
+    scratch.kill();
+    let socket = SocketTransport::unix(tpm["socket"].as_str().unwrap().into());
+    Tpm::new(Box::new(socket)).unwrap().pcr_extend(10, &[Digest::ones(other)]).unwrap();
+    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    eventually("the bank is told", PATIENCE, || {
+        let chain = scratch.status()["list"]["chain"].as_str().unwrap().to_owned();
+        chain.contains(&format!("broken: the PCRs of the {other} bank"))
+    });
+    let said = format!("the chain of the measurement list is broken: the PCRs of the {other} bank");
+    eventually("it is said", PATIENCE, || scratch.said().contains(&said));
+    assert!(runs(&program));
 }
 
 #[test]
