@@ -28,7 +28,7 @@ pub fn run(directory: &Path, rows: &mut Rows) {
     rows.push(Row::held_to("memory of the guard then", format!("{memory:.1} MiB"), needed, memory < 48.0));
     guard.crash();
     let name = "start with a list of 100,000 entries, until ready";
-    rows.push(start(&place, &policy, "none", name));
+    rows.push(resumed(&place, &policy, "none", name));
     if !Path::new("/usr/bin/swtpm").exists() {
         rows.push(Row::told("the same with a TPM", "skipped: swtpm is not installed".into()));
         return;
@@ -38,11 +38,11 @@ pub fn run(directory: &Path, rows: &mut Rows) {
     let guard = subject::guard(&place, &policy, &["--tpm", "swtpm"]);
     work::open_each(&files);
     guard.crash();
-    rows.push(start(&place, &policy, "swtpm", "the same with a list that a TPM proves"));
+    rows.push(resumed(&place, &policy, "swtpm", "the same with a list that a TPM proves"));
 }
 
 /// How long a guard takes that resumes the list.
-fn start(place: &Place, policy: &Path, tpm: &str, name: &str) -> Row {
+fn resumed(place: &Place, policy: &Path, tpm: &str, name: &str) -> Row {
     let mut times = Vec::new();
     for _ in 0..5 {
         let start = Instant::now();

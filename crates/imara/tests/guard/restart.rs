@@ -116,7 +116,7 @@ fn a_list_that_a_kill_left_unfinished_is_mended() {
 #[test]
 fn a_bank_that_does_not_agree_with_the_list_is_told_once_the_guard_is_in_force() {
     const NAME: &str = "a_bank_that_does_not_agree_with_the_list_is_told_once_the_guard_is_in_force";
-    let mut scratch = scratch!(NAME);
+    let mut scratch = scratch!("a_bank_that_does_not_agree_with_the_list_is_told_once_the_guard_is_in_force");
     let program = scratch.signed_program("program");
     settle();
     scratch.guard(SIGNED_PROGRAMS, "enforce");
@@ -124,7 +124,8 @@ fn a_bank_that_does_not_agree_with_the_list_is_told_once_the_guard_is_in_force()
     let tpm = scratch.status()["tpm"].clone();
     let banks = tpm["banks"].as_array().unwrap().iter().map(|bank| bank.as_str().unwrap().to_owned());
     // The guard decides by SHA-256 alone.
-    let Some(other) = banks.filter_map(|bank| HashAlgorithm::from_name(&bank)).find(|bank| *bank != HashAlgorithm::Sha256)
+    let Some(other) =
+        banks.filter_map(|bank| HashAlgorithm::from_name(&bank)).find(|bank| *bank != HashAlgorithm::Sha256)
     else {
         println!("skipped: {NAME}: needs a TPM with more banks than SHA-256");
         return;
