@@ -2,6 +2,7 @@
 
 #![no_main]
 
+use imara_engine::package_keys::PackageKeys;
 use imara_format::openpgp;
 use imara_format::rpm::header::{Header, Part, Tag};
 use imara_format::rpm::ndb::Ndb;
@@ -22,9 +23,14 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(package) = Package::parse(bytes) {
         assert!(package.files.iter().all(|file| file.path.starts_with(b"/")));
     }
-    let _ = openpgp::certificates(bytes);
-    for signature in openpgp::signatures(bytes).into_iter().flatten() {
-        assert!(signature.carried().count() <= signature.embedded.len());
+    let signatures = openpgp::signatures(bytes).unwrap_or_default();
+    assert!(signatures.iter().all(|signature| signature.carried().count() <= signature.embedded.len()));
+    for certificate in openpgp::certificates(bytes).into_iter().flatten() {
+        let mut keys = PackageKeys::default();
+        keys.add(&certificate);
+        assert_eq!(keys.keys().len(), 1 + certificate.subkeys.len());
+        // Nobody makes a signature of this by chance.
+        assert!(keys.verify(&signatures, &[bytes], 2_000_000_000).is_err());
     }
     if let Ok(ndb) = Ndb::open(bytes) {
         assert!(ndb.headers().flatten().map(|(_, header)| header.len()).sum::<usize>() <= bytes.len());

@@ -2,7 +2,7 @@
 
 use super::der::{BIT_STRING, Element, OBJECT_IDENTIFIER, SEQUENCE};
 use super::digest::hash;
-use super::key::KeyError;
+use super::key::{KeyError, key_bits, sha1_of};
 use imara_format::hash::{Digest, HashAlgorithm, to_hex};
 use openssl::asn1::Asn1Time;
 use openssl::nid::Nid;
@@ -109,6 +109,17 @@ const OCTET_STRING: u8 = 0x04;
 fn to_be_signed(der: &[u8]) -> Option<&[u8]> {
     let certificate = Element::parse(der).filter(|element| element.tag == SEQUENCE)?;
     certificate.contents.get(..Element::parse(certificate.contents)?.size)
+}
+
+/// SHA-1 of the key's bit string, as [`super::key::key_hash`], from the certificate's own bytes: OpenSSL would write the key anew, which takes it as
+/// long as reading the certificate.
+pub(super) fn key_hash(certificate: &X509Ref) -> Option<[u8; 20]> {
+    const VERSION: u8 = 0xa0;
+    let der = certificate.to_der().ok()?;
+    // Serial number, algorithm, issuer, validity, subject, key.
+    let fields = elements(Element::parse(to_be_signed(&der)?)?.contents).filter(|field| field.tag != VERSION);
+    let info = fields.take(6).last().filter(|info| info.tag == SEQUENCE)?;
+    Some(sha1_of(key_bits(&info)?))
 }
 
 /// The elements that follow each other in some bytes.

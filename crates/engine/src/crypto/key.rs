@@ -142,14 +142,21 @@ fn is_sm2<T: HasPublic>(key: &PKeyRef<T>) -> Result<bool, KeyError> {
 /// SHA-1 of the public key's bit string: the usual subject key identifier.
 pub(super) fn key_hash<T: HasPublic>(key: &PKeyRef<T>) -> Result<[u8; 20], KeyError> {
     let der = key.public_key_to_der()?;
-    // SEQUENCE { SEQUENCE algorithm, BIT STRING key }; a bit string begins with the number of bits that do not count.
-    let bits = Element::parse(&der).and_then(|info| {
-        let algorithm = Element::parse(info.contents)?;
-        let bits = Element::parse(algorithm.rest).filter(|element| element.tag == BIT_STRING)?;
-        bits.contents.get(1..)
-    });
+    let info = Element::parse(&der);
+    let bits = info.as_ref().and_then(key_bits);
     let bits = bits.ok_or_else(|| KeyError::Library("wrote a public key that is no SubjectPublicKeyInfo".into()))?;
-    Ok(sha1::Sha1::digest(bits).into())
+    Ok(sha1_of(bits))
+}
+
+/// The key in a SubjectPublicKeyInfo: SEQUENCE { SEQUENCE algorithm, BIT STRING key }; a bit string begins with the number of bits that do not count.
+pub(super) fn key_bits<'a>(info: &Element<'a>) -> Option<&'a [u8]> {
+    let algorithm = Element::parse(info.contents)?;
+    let bits = Element::parse(algorithm.rest).filter(|element| element.tag == BIT_STRING)?;
+    bits.contents.get(1..)
+}
+
+pub(super) fn sha1_of(bits: &[u8]) -> [u8; 20] {
+    sha1::Sha1::digest(bits).into()
 }
 
 /// An RSA key as version 1 signatures know it, and `evmctl import --rsa` gives it to the kernel: version 1 (1 byte), a

@@ -1,6 +1,6 @@
 //! Public keys, which labels are verified with.
 
-use super::certificate::Certificate;
+use super::certificate::{self, Certificate};
 use super::der;
 use super::digest::hash;
 use super::key::{KeyError, KeyKind, key_hash, kind_of, last_4, reason, v1_id, v1_payload};
@@ -139,25 +139,33 @@ impl PublicKey {
 
     pub(super) fn from_certificate(certificate: &X509Ref) -> Result<Self, KeyError> {
         let key = certificate.public_key().map_err(|errors| KeyError::UnsupportedType(reason(&errors)))?;
-        Self::new(&key, Some(Certificate::new(certificate)?))
+        let said = Some(Certificate::new(certificate)?);
+        match certificate::key_hash(certificate) {
+            Some(hash) => Self::with_hash(&key, said, hash),
+            None => Self::new(&key, said),
+        }
     }
 
     pub(super) fn new<T: HasPublic>(key: &PKeyRef<T>, certificate: Option<Certificate>) -> Result<Self, KeyError> {
+        kind_of(key)?;
+        Self::with_hash(key, certificate, key_hash(key)?)
+    }
+
+    fn with_hash<T: HasPublic>(
+        key: &PKeyRef<T>,
+        certificate: Option<Certificate>,
+        key_hash: [u8; 20],
+    ) -> Result<Self, KeyError> {
         let kind = kind_of(key)?;
         let v1_payload = v1_payload(key)?;
-        let (key, key_hash) = if kind == KeyKind::Sm2 {
-            let sm2 = PKey::public_key_from_der(&key.public_key_to_der()?)?;
-            (VerifyingKey::Sm2(sm2), key_hash(key)?)
+        let key = if kind == KeyKind::Sm2 {
+            VerifyingKey::Sm2(PKey::public_key_from_der(&key.public_key_to_der()?)?)
         } else if key.id() == Id::RSA {
             let rsa = key.rsa()?;
-            let rsa = Rsa::from_public_components(rsa.n().to_owned()?, rsa.e().to_owned()?)?;
-            // A key that OpenSSL has read from a certificate is written by a provider, which it looks for among all: that takes as long as reading
-            // the certificate.
-            let key_hash = key_hash(&*PKey::from_rsa(rsa.clone())?)?;
-            (VerifyingKey::Rsa(rsa), key_hash)
+            VerifyingKey::Rsa(Rsa::from_public_components(rsa.n().to_owned()?, rsa.e().to_owned()?)?)
         } else {
             let ec = key.ec_key()?;
-            (VerifyingKey::Ec(EcKey::from_public_key(ec.group(), ec.public_key())?), key_hash(key)?)
+            VerifyingKey::Ec(EcKey::from_public_key(ec.group(), ec.public_key())?)
         };
         Ok(Self { key, kind, key_hash: Some(key_hash), v1_payload, certificate })
     }

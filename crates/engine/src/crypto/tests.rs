@@ -39,6 +39,16 @@ fn a_private_key_is_the_same_in_every_form() {
 }
 
 #[test]
+fn a_key_in_a_certificate_has_the_id_that_it_has_without() {
+    for name in ["ca", "leaf", "p256", "p384", "rsa1024", "rsa2048", "rsa2048-noskid", "rsa2048-ownskid", "sm2"] {
+        let certificate = PublicKey::from_bytes(&vector(&format!("{name}.pem"))).unwrap();
+        let bare = PublicKey::from_bytes(&vector(&format!("{name}.pub"))).unwrap();
+        assert!(certificate.is_certificate() && !bare.is_certificate(), "{name}");
+        assert!(certificate.is_same_key(&bare), "{name}");
+    }
+}
+
+#[test]
 fn what_is_no_private_key_is_said_as_what_it_is() {
     let cut = |name: &str, length| vector(name)[..length].to_vec();
     for (name, bytes, error) in [
