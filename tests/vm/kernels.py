@@ -26,8 +26,8 @@ SERIES = {
     "6.12": ("linux-image-6.12-amd64", r"linux-image-(6\.12\.\d+\+deb12-amd64)$"),
 }
 
-# The disk, its file system, overlays, and every hash and signature that the kernel may ask its modprobe for.
-KEPT = r"kernel/(crypto|arch/x86/crypto|lib|fs/ext4|fs/jbd2|fs/mbcache|fs/overlayfs|drivers/virtio|drivers/block/virtio_blk)"
+# The disk, file systems, overlays, and every hash and signature that the kernel may ask its modprobe for.
+KEPT = r"kernel/(crypto|arch/x86/crypto|lib|fs/ext4|fs/jbd2|fs/mbcache|fs/overlayfs|fs/xfs|fs/btrfs|drivers/virtio|drivers/block/virtio_blk|drivers/block/loop)"
 
 
 class Missing(Exception):
