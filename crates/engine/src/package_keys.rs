@@ -328,6 +328,7 @@ mod tests {
         let content = vector("openpgp/content");
         for (key, signature, refusal) in [
             ("subkey", "subkey", None),
+            ("version-3", "version-3", None),
             ("expired", "in-time", None),
             ("expired", "expired", Some("had expired by then")),
             ("revoked", "revoked", Some("was revoked by its owner")),

@@ -41,6 +41,10 @@ fn a_tree_gets_labels_once_and_what_is_right_is_left_alone() {
     // Another hash is another label.
     assert_eq!(scratch.label(&[&hash[..], &["--algo", "sha1"]].concat()).summary()["hashed"], 2);
     assert_eq!(scratch.label_of(&a), "0186f7e437faa5a7fce15d1ddcb9eaeaea377667b8");
+    // By the kernel's name and by OpenSSL's.
+    assert_eq!(scratch.label(&[&hash[..], &["--algo", "rmd160"]].concat()).summary()["hashed"], 2);
+    assert_eq!(scratch.label(&[&hash[..], &["--algo", "ripemd160"]].concat()).summary()["right"], 2);
+    assert_eq!(scratch.label_of(&a), "04030bdc9d2d256b3ee9daae347be6f4dc835a467ffe");
     assert_eq!(fs::metadata(scratch.path("runs")).unwrap().permissions().mode() & 0o777, 0o700);
 }
 
