@@ -6,8 +6,10 @@
 //!
 //! Source: `ima_add_template_entry`, security/integrity/ima/ima_queue.c.
 
+mod another_tpm;
 mod missed;
 
+pub use self::another_tpm::NotGiven;
 pub use self::missed::Departure;
 use self::missed::{Behind, Extend, Found};
 use crate::crypto::{self, UnsupportedHash};
@@ -134,6 +136,8 @@ struct State {
     behind: Behind,
     /// The TPM is being given what it missed: nobody waits for that, and what comes now is missed as well.
     away: bool,
+    /// There is none just now, and another will be given all that it misses.
+    gone: bool,
     /// Until when the TPM is left alone.
     resting: Option<Instant>,
 }
@@ -161,7 +165,7 @@ impl MeasurementLog {
         }
         let (record, counters) = (Vec::new(), Arc::<Counters>::default());
         let (behind, shared) = (Behind::default(), Arc::clone(&counters));
-        let state = State { store, tpm, counters: shared, record, behind, away: false, resting: None };
+        let state = State { store, tpm, counters: shared, record, behind, away: false, gone: false, resting: None };
         Ok(Self {
             state: Lock::new(state, &lock::LIST),
             back: Condvar::new(),
@@ -325,7 +329,7 @@ impl MeasurementLog {
     /// Lets the TPM go: what is added from now on is listed alone.
     pub fn close_tpm(&self) {
         let mut state = self.state_at_rest();
-        (state.tpm, state.away) = (None, false);
+        (state.tpm, state.away, state.gone) = (None, false, false);
     }
 
     /// Calls the TPM between two entries; `None` without one.
@@ -447,7 +451,7 @@ impl State {
     }
 
     fn extend(&mut self, pcr: u32, digests: &[Digest]) -> Result<(), MeasureError> {
-        if self.tpm.is_none() && !self.away {
+        if self.tpm.is_none() && !self.away && !self.gone {
             return Ok(());
         }
         let extend = Extend { pcr, digests: digests.to_vec() };
@@ -468,10 +472,11 @@ impl State {
             }
             // In the list's order, or not at all.
             _ => {
-                let what = behind.departure().map_or_else(
-                    || format!("it lacks {} entries before this one", behind.entries()),
-                    |departure| departure.to_string(),
-                );
+                let what = match behind.departure() {
+                    Some(departure) => departure.to_string(),
+                    None if self.gone => "it has gone".to_owned(),
+                    None => format!("it lacks {} entries before this one", behind.entries()),
+                };
                 Err(TpmError::Transport { command: "TPM2_PCR_Extend", source: io::Error::other(what) })
             }
         };

@@ -42,6 +42,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal},
 };
 
+use crate::sys::process;
 use crate::tpm_socket::SocketTransport;
 
 /// A software TPM that runs, has been started up, and answers.
@@ -340,6 +341,8 @@ impl Place {
         swtpm.args(["--flags", "not-need-init", "--daemon", "--pid"]).arg(option("file=", &self.pid_file(), ""));
         swtpm.arg("--log").arg(option("file=", &self.log(), ""));
         swtpm.current_dir("/").stdin(Stdio::null()).stdout(out).stderr(err);
+        // A guard blocks them, and this one has to be ended by them.
+        process::block_no_signals_in(&mut swtpm);
         let mut child = swtpm.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => SwtpmError::NotInstalled,
             _ => SwtpmError::Run(error),

@@ -222,3 +222,52 @@ fn a_tpm_that_was_reset_or_used_by_somebody_else_is_told_and_given_nothing_more(
         assert_eq!(now, held, "what has no end that can be proven is not gone on with");
     }
 }
+
+#[test]
+fn another_tpm_in_the_place_of_one_that_was_killed_is_given_the_list_that_the_pcrs_held() {
+    for (name, change, given) in [
+        ("the list as it was", (|_: &mut Vec<u8>| {}) as fn(&mut Vec<u8>), true),
+        ("a digest was changed", |list| *list.last_mut().unwrap() ^= 1, false),
+        ("an entry is missing at its end", |list| list.truncate(list.len() / 2), false),
+        ("it is empty", Vec::clear, false),
+    ] {
+        let Some(mut bench) =
+            Bench::new("another_tpm_in_the_place_of_one_that_was_killed_is_given_the_list_that_the_pcrs_held")
+        else {
+            return;
+        };
+        bench.add(5, false);
+        let before = bench.list.0.lock().unwrap().clone();
+        bench.fate(Fate::Lost);
+        bench.add(2, true);
+        bench.software = None;
+        end(&bench.tpm_dir());
+        bench.log.tpm_is_gone();
+        bench.add(1, true);
+        assert_eq!((bench.missing(), bench.log.catch_up()), ((3, Some(6)), 0), "{name}: nobody is there");
+        let software = SoftwareTpm::start_or_attach(&bench.tpm_dir(), false).unwrap();
+        assert_eq!(software.resumed(), Resumed::Cleared);
+        bench.fate(Fate::Answered);
+        let way = Way { socket: software.socket(), fate: Arc::clone(&bench.fate), transport: None };
+        bench.software = Some(software);
+        let mut listed = bench.list.0.lock().unwrap().clone();
+        if given {
+            change(&mut listed);
+        } else {
+            listed = before;
+            change(&mut listed);
+        }
+        let taken = bench.log.take_another_tpm(Tpm::new(Box::new(way)).unwrap(), &listed);
+        if given {
+            assert_eq!((taken.unwrap(), bench.log.catch_up(), bench.missing()), (5, 3, (0, None)), "{name}");
+            bench.add(2, false);
+            bench.proven(name);
+            continue;
+        }
+        assert!(taken.is_err(), "{name}: {taken:?}");
+        let values = bench.log.with_tpm(|tpm| tpm.pcr_read_many(&[PCR]));
+        let untouched = |values: Vec<(HashAlgorithm, u32, Digest)>| values.iter().all(|(_, _, value)| value.is_zero());
+        assert!(values.is_none_or(|values| untouched(values.unwrap())), "{name}: nothing was extended");
+        bench.add(1, true);
+    }
+}

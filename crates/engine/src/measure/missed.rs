@@ -108,6 +108,11 @@ impl Behind {
         self.held.get(&pcr)
     }
 
+    /// What each PCR holds, as far as it is known.
+    pub(super) const fn all_held(&self) -> &BTreeMap<u32, Vec<Digest>> {
+        &self.held
+    }
+
     /// A PCR holds this now.
     pub(super) fn hold(&mut self, pcr: u32, values: Vec<Digest>) {
         self.held.insert(pcr, values);
@@ -122,7 +127,7 @@ impl Behind {
 }
 
 /// What a PCR holds after an extend. What cannot be computed, which no bank's digest is, stays as it is.
-fn after(held: &[Digest], extend: &Extend) -> Vec<Digest> {
+pub(super) fn after(held: &[Digest], extend: &Extend) -> Vec<Digest> {
     let of = |bank: HashAlgorithm| extend.digests.iter().find(|digest| digest.algorithm() == bank);
     let next =
         |value: &Digest| crypto::hash(value.algorithm(), &[value.as_bytes(), of(value.algorithm())?.as_bytes()]).ok();

@@ -8,7 +8,7 @@
 use serde_json::Value;
 use std::fmt::Write as _;
 
-const SIMPLE: [(&str, &str, &str, &str); 29] = [
+const SIMPLE: [(&str, &str, &str, &str); 30] = [
     ("start_time_seconds", "gauge", "When the guard started, in seconds since 1970.", "/started"),
     ("accesses_total", "counter", "Accesses that the policy was asked about.", "/counts/accesses"),
     (
@@ -69,6 +69,7 @@ const SIMPLE: [(&str, &str, &str, &str); 29] = [
     ),
     ("tpm_extends_total", "counter", "Entries that were given to the TPM.", "/tpm/extends"),
     ("tpm_seconds_total", "counter", "How long the TPM took for them.", "/tpm/seconds"),
+    ("software_tpm_restarts_total", "counter", "Software TPMs that ended before the guard.", "/tpm/restarts"),
     ("policy_rules", "gauge", "Rules in force.", "/policy/rules"),
     ("policy_since_seconds", "gauge", "Since when the policy is in force, in seconds since 1970.", "/policy/since"),
     ("sentinel_restarts_total", "counter", "Sentinels that ended before the guard.", "/sentinel/restarts"),

@@ -8,6 +8,7 @@ use super::level2::Programs;
 use super::live_policy::LivePolicy;
 use super::runtime;
 use super::sentinel::Beside;
+use super::software_tpm::GuardsTpm;
 use super::tracing::Tracing;
 use crate::output::Failure;
 use imara_engine::audit::AuditRecord;
@@ -42,6 +43,8 @@ pub struct Answers {
     pub tracing: Arc<Tracing>,
     /// The process that lets everybody go on should the guard not.
     pub beside: Arc<Beside>,
+    /// The software TPM, where that is in use.
+    pub software_tpm: Option<Arc<GuardsTpm>>,
     /// The programs in the kernel.
     pub programs: Arc<Programs>,
     /// When it started, in seconds since 1970.
@@ -201,6 +204,9 @@ impl Answers {
         let mut tpm = self.about["tpm"].clone();
         tpm["banks"] = json!(banks);
         tpm["pcr"] = self.about["pcr"].clone();
+        if let (Some(software), Some(tpm)) = (&self.software_tpm, tpm.as_object_mut()) {
+            tpm.extend(software.status());
+        }
         tpm["extends"] = json!(counts.extends);
         tpm["seconds"] = json!(counts.extending.as_secs_f64());
         let mut about_policy = self.policy.about();

@@ -7,6 +7,7 @@
 
 use super::events::Events;
 use super::runtime::{Heartbeat, LIST, Runtime};
+use super::software_tpm::Reviver;
 use crate::output::Failure;
 use imara_engine::measure::{MeasurementLog, Store};
 use imara_engine::replay::Replay;
@@ -292,7 +293,7 @@ pub fn give_missing(log: &MeasurementLog, restored: &Restored, chain: &Chain) ->
 /// How often it is looked whether the TPM has missed something.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The thread that gives the TPM what it has missed as soon as it answers again, notes from which entry on it has, for the guard that comes
+/// The thread that starts a software TPM again that has died, gives the TPM what it has missed as soon as it answers again, notes from which entry on it has, for the guard that comes
 /// next, and tells both.
 #[derive(Debug)]
 pub struct KeepingUp {
@@ -305,12 +306,20 @@ impl KeepingUp {
     ///
     /// # Errors
     /// What starting a thread says.
-    pub fn start(log: &Arc<MeasurementLog>, noted: Heartbeat, events: &Arc<Events>) -> io::Result<Self> {
+    pub fn start(
+        log: &Arc<MeasurementLog>,
+        noted: Heartbeat,
+        events: &Arc<Events>,
+        mut reviver: Option<Reviver>,
+    ) -> io::Result<Self> {
         let ending = Arc::<AtomicBool>::default();
         let (log, events, ends) = (Arc::clone(log), Arc::clone(events), Arc::clone(&ending));
         let keep_up = move || {
             let mut told = Told::default();
             while !ends.load(Ordering::Relaxed) {
+                if let Some(reviver) = &mut reviver {
+                    reviver.look(&log, &events);
+                }
                 told.look(&log, &noted, &events);
                 std::thread::park_timeout(LOOK);
             }

@@ -17,5 +17,6 @@ pub mod running;
 pub mod runtime;
 pub mod sentinel;
 pub mod service_manager;
+pub mod software_tpm;
 pub mod tracing;
 pub mod trusted_keys;

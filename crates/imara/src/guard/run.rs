@@ -12,6 +12,7 @@ use super::policy_source::{self, Demands, PolicySource};
 use super::runtime::{self, HEARTBEAT, Left, Runtime};
 use super::sentinel::{self, Beside};
 use super::service_manager;
+use super::software_tpm::{GuardsTpm, Reviver};
 use super::tracing::Tracing;
 use super::trusted_keys::TrustedKeys;
 use crate::command::certificates::Trust;
@@ -26,7 +27,7 @@ use imara_engine::tpm::Tpm;
 use imara_format::policy::TemplateName;
 use imara_format::template::Template;
 use imara_linux::hooks::fanotify::{Guard, GuardError, Settings};
-use imara_linux::swtpm::{Resumed, SoftwareTpm, SwtpmError};
+use imara_linux::swtpm::{Resumed, SwtpmError};
 use imara_linux::sys;
 use imara_linux::sys::fanotify::PermissionGroup;
 use imara_linux::tpm_device::{DeviceTransport, RESOURCE_MANAGER};
@@ -41,32 +42,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 enum TpmInUse {
     None(String),
     Device(PathBuf),
-    Software(StoppedAtEnd),
-}
-
-/// A software TPM that is stopped in order, so that its PCRs come back, also where the guard does not come to start.
-#[derive(Debug)]
-struct StoppedAtEnd(Option<SoftwareTpm>);
-
-impl StoppedAtEnd {
-    fn stop(mut self) -> Result<(), SwtpmError> {
-        self.0.take().map_or(Ok(()), SoftwareTpm::stop)
-    }
-}
-
-impl std::ops::Deref for StoppedAtEnd {
-    type Target = SoftwareTpm;
-
-    fn deref(&self) -> &SoftwareTpm {
-        self.0.as_ref().expect("it is taken out only by what consumes it")
-    }
-}
-
-impl Drop for StoppedAtEnd {
-    fn drop(&mut self) {
-        // Why the guard ends without having started is worth more than that this failed, too.
-        let _ = self.0.take().map(SoftwareTpm::stop);
-    }
+    Software(Arc<GuardsTpm>),
 }
 
 /// How long it is waited at the end until everything was said.
@@ -140,10 +116,11 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
     let policy = CompiledPolicy::new(source.policy.clone());
     let checker = Checker::new(policy, keys, Arc::clone(&log), template, config.mode, Box::new(audit));
     let checker = Arc::new(checker.with_evm(evm));
-    let software_tpm = match &in_use {
-        TpmInUse::Software(software) => software.pid(),
-        TpmInUse::None(_) | TpmInUse::Device(_) => 0,
+    let software = match &in_use {
+        TpmInUse::Software(software) => Some(Arc::clone(software)),
+        TpmInUse::None(_) | TpmInUse::Device(_) => None,
     };
+    let software_tpm = software.as_ref().map_or(0, |software| software.pid());
     // Before the sentinel, which takes a guard that is silent for one that hangs: a kernel's types are many.
     let programs = Arc::new(Programs::start(config, &directory, software_tpm)?);
     let listener = control::listen(&directory).map_err(Failure::failed)?;
@@ -186,7 +163,8 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
         started: now_seconds(),
         policy: LivePolicy::new(source, demands, trusted),
         tracing: Arc::clone(&tracing),
-        programs,
+        programs: Arc::clone(&programs),
+        software_tpm: software.clone(),
         beside: Arc::clone(&beside),
     });
     let asked = Arc::clone(&answers);
@@ -206,9 +184,12 @@ fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure
         .map_err(Failure::failed)?;
     let keeping_up = match in_use {
         TpmInUse::None(_) => None,
-        TpmInUse::Device(_) | TpmInUse::Software(_) => Some(
-            KeepingUp::start(&log, runtime.heartbeat().map_err(Failure::failed)?, events).map_err(Failure::failed)?,
-        ),
+        TpmInUse::Device(_) | TpmInUse::Software(_) => {
+            let list = runtime.path(runtime::LIST);
+            let reviver = software.map(|software| Reviver::new(software, Arc::clone(&guard), programs, list));
+            let noted = runtime.heartbeat().map_err(Failure::failed)?;
+            Some(KeepingUp::start(&log, noted, events, reviver).map_err(Failure::failed)?)
+        }
     };
     {
         let (beside, guard) = (Arc::clone(&beside), Arc::clone(&guard));
@@ -366,9 +347,9 @@ fn open_tpm(config: &Config, runtime: &Runtime, fresh: bool) -> Result<(TpmInUse
         Ok((TpmInUse::Device(path.into()), Some(tpm)))
     };
     let software = || -> Result<(TpmInUse, Option<Tpm>), SwtpmError> {
-        let software = StoppedAtEnd(Some(SoftwareTpm::start_or_attach(&runtime.path(runtime::TPM), fresh)?));
-        let tpm = Tpm::new(software.transport()).map_err(|source| SwtpmError::Tpm { pid: software.pid(), source })?;
-        Ok((TpmInUse::Software(software), Some(tpm)))
+        let software = GuardsTpm::start(&runtime.path(runtime::TPM), fresh)?;
+        let tpm = software.open()?;
+        Ok((TpmInUse::Software(Arc::new(software)), Some(tpm)))
     };
     let none = |why: String| Ok((TpmInUse::None(why), None));
     match &config.tpm {
@@ -404,7 +385,7 @@ fn start_list(
     beginning: &mut Beginning,
 ) -> Result<MeasurementLog, Failure> {
     let io = |error: std::io::Error| Failure::failed(format_args!("the measurement list: {error}"));
-    let tpm_lost = matches!(in_use, TpmInUse::Software(software) if software.resumed() == Resumed::Cleared);
+    let tpm_lost = matches!(in_use, TpmInUse::Software(software) if software.resumed() == Some(Resumed::Cleared));
     if !same_boot || tpm_lost {
         let why = if same_boot { "tpm-lost" } else { "earlier-boot" };
         if let Some(aside) = list::set_aside(runtime, why).map_err(io)?
@@ -512,12 +493,10 @@ fn about(config: &Config, directory: &Path, in_use: &TpmInUse, beginning: &Begin
     let tpm = match in_use {
         TpmInUse::None(why) => json!({ "kind": "none", "root_of_trust": false, "why": why }),
         TpmInUse::Device(path) => json!({ "kind": "device", "root_of_trust": true, "path": path }),
-        TpmInUse::Software(software) => json!({
+        TpmInUse::Software(_) => json!({
             "kind": "software",
             "root_of_trust": false,
             "why": "a software TPM that root can rewrite: it proves the format, not the machine",
-            "pid": software.pid(),
-            "socket": software.socket(),
         }),
     };
     let chain = match &beginning.chain {

@@ -182,7 +182,7 @@ struct Shared {
     program: Option<(u64, u64)>,
     software_tpm: AtomicI32,
     /// Tells when the software TPM has ended, after which its number may be another's.
-    software_tpm_process: Option<OwnedFd>,
+    software_tpm_process: Mutex<Option<OwnedFd>>,
     superblocks: Superblocks,
     /// File systems that are being marked, whose answers come from somebody else; and those that could not be.
     starting: Mutex<HashSet<u64>>,
@@ -236,8 +236,7 @@ impl Guard {
         let (large, large_receiver) = sync_channel(LARGE_QUEUE);
         let (passages, passages_under_way) = sync_channel(4096);
         let (wishes, wished) = ask_again::wishes();
-        let software_tpm_process = rustix::process::Pid::from_raw(settings.software_tpm)
-            .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
+        let software_tpm_process = Mutex::new(process_of(settings.software_tpm));
         let group = Arc::new(group);
         let shared = Arc::new(Shared {
             _held: settings.sentinel.hold(&group),
@@ -324,6 +323,13 @@ impl Guard {
         let tid = receiver.recv().unwrap_or(0);
         lock(&self.threads).push((tid, thread));
         Ok(tid)
+    }
+
+    /// From now on the accesses of this process pass, as it is the software TPM; those of the one before do no longer.
+    pub fn take_for_software_tpm(&self, pid: i32) {
+        let mut process = lock(&self.shared.software_tpm_process);
+        *process = process_of(pid);
+        self.shared.software_tpm.store(pid, Ordering::Relaxed);
     }
 
     /// What the guard did.
@@ -507,6 +513,12 @@ impl Guard {
         }
         shared.release_all_leases();
     }
+}
+
+/// Tells when a process has ended, after which its number may be another's.
+fn process_of(pid: i32) -> Option<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
 }
 
 /// How long it is waited for threads that the kernel does not let go.

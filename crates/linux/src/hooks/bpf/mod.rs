@@ -195,6 +195,14 @@ impl Level2 {
         Ok(level2)
     }
 
+    /// Another process is the software TPM now.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub fn take_for_software_tpm(&self, pid: i32) -> io::Result<()> {
+        self.give(pid.cast_unsigned(), roles::SOFTWARE_TPM)
+    }
+
     /// Notes what a process is to the guard, as long as it runs what it runs now.
     fn give(&self, process: u32, role: u32) -> io::Result<()> {
         if process == 0 {

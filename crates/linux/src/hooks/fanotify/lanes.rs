@@ -143,13 +143,14 @@ impl Shared {
         if software_tpm == 0 || !threads::belongs_to(tid, software_tpm) {
             return false;
         }
-        let alive = self.software_tpm_process.as_ref().is_some_and(|process| {
+        let alive = lock(&self.software_tpm_process).as_ref().is_some_and(|process| {
             let mut ended = [PollFd::new(process, PollFlags::IN)];
             let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
             rustix::event::poll(&mut ended, Some(&at_once)) == Ok(0)
         });
         if !alive {
-            self.software_tpm.store(0, Ordering::Relaxed);
+            // Another one may be in its place by now.
+            let _ = self.software_tpm.compare_exchange(software_tpm, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
         alive
     }
