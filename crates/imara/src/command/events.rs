@@ -4,6 +4,8 @@ use super::paths::printable_bytes;
 use super::{CommandResult, RuntimeDirectory, duration};
 use crate::guard::control::{Request, follow};
 use crate::output::{Outcome, print, utc};
+use clap::builder::PossibleValuesParser;
+use imara_format::policy::Func;
 use serde_json::Value;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -31,7 +33,8 @@ pub struct Arguments {
     #[arg(long, value_name = "CAUSE")]
     cause: Vec<String>,
     /// Only these hooks, such as BPRM_CHECK (may be repeated).
-    #[arg(long, value_name = "HOOK")]
+    #[arg(long, value_name = "HOOK", ignore_case = true, hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(Func::ALL.iter().map(|func| func.name()).chain(["appraise_metadata"])))]
     func: Vec<String>,
     /// Only files at this path or below it (may be repeated).
     #[arg(long, value_name = "PATH")]
@@ -81,7 +84,9 @@ impl Arguments {
         if event["kind"] == "lost" {
             return true;
         }
-        let among = |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|one| event[name] == **one);
+        let is =
+            |name: &str, wanted: &String| event[name].as_str().is_some_and(|found| found.eq_ignore_ascii_case(wanted));
+        let among = |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|one| is(name, one));
         let below = |path: &String| {
             let folder = path.trim_end_matches('/');
             event["path"]
@@ -144,6 +149,7 @@ mod tests {
             ("--kind audit", false),
             ("--cause missing-hash", true),
             ("--cause invalid-hash", false),
+            ("--func bprm_check", true),
             ("--func MMAP_CHECK", false),
             ("--path /srv/app", true),
             ("--path /srv/app/", true),

@@ -97,13 +97,15 @@ struct Process {
     why_not: String,
     tried: Instant,
     restarts: u64,
+    /// No other is started: the guard has ended in order.
+    ending: bool,
 }
 
 impl Beside {
     /// Starts a sentinel that takes a guard that is silent for `patience` to hang; none without. At level 2 it is protected.
     pub fn start(directory: &Path, patience: Option<Duration>, level2: Option<Arc<Level2>>) -> Self {
         let why_not = "as configured".into();
-        let process = Process { child: None, handle: None, why_not, tried: Instant::now(), restarts: 0 };
+        let process = Process { child: None, handle: None, why_not, tried: Instant::now(), restarts: 0, ending: false };
         let (link, process) = (Arc::default(), Mutex::new(process));
         let beside = Self { link, directory: directory.into(), patience, level2, process };
         beside.start_process();
@@ -185,7 +187,13 @@ impl Beside {
         let Some(patience) = self.patience else {
             return;
         };
-        self.lock().tried = Instant::now();
+        {
+            let mut process = self.lock();
+            if process.ending {
+                return;
+            }
+            process.tried = Instant::now();
+        }
         let started = start(&self.directory, patience).and_then(|(child, line)| {
             let told = self.level2.as_ref().map_or(Ok(()), |level2| level2.sentinel_started(child.id()));
             if let Err(error) = told {
@@ -197,6 +205,10 @@ impl Beside {
         });
         let mut process = self.lock();
         match started {
+            Ok((child, _)) if process.ending => {
+                drop(process);
+                end(child);
+            }
             Ok((child, line)) => {
                 self.link.connect(line);
                 // What cannot be waited for is looked at every half second.
@@ -209,8 +221,13 @@ impl Beside {
 
     /// Ends the sentinel: the guard has ended in order.
     pub fn stop(&self) {
+        let child = {
+            let mut process = self.lock();
+            process.ending = true;
+            process.child.take()
+        };
         self.link.disconnect();
-        if let Some(child) = self.lock().child.take() {
+        if let Some(child) = child {
             // It has ended by itself, or does now.
             end(child);
         }
@@ -257,7 +274,10 @@ fn start(directory: &Path, patience: Duration) -> Result<(Child, std::os::fd::Ow
 /// What keeps it from watching; it has said so on standard output.
 pub fn watch(arguments: &Arguments) -> Result<(), Failure> {
     let (guard, mut sentinel, record) = prepare(arguments).inspect_err(|failure| println!("{}", failure.what))?;
-    println!("{ARMED}");
+    if writeln!(std::io::stdout(), "{ARMED}").is_err() {
+        // Whoever has started it is gone.
+        return Ok(());
+    }
     let patience = (arguments.patience.div_ceil(BEAT.as_millis() as u64)).clamp(1, u32::MAX.into()) as u32;
     let (mut silent, mut held) = (0, 0);
     let why = loop {

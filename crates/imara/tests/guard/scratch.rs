@@ -544,6 +544,7 @@ impl Scratch {
         let guard = self.guards.last().unwrap();
         let status = guard.end().unwrap_or_else(|| panic!("the guard does not end: {}", guard.said()));
         assert_eq!(status.code(), Some(0), "{}", guard.said());
+        assert!(!guard.said().contains("panicked"), "{}", guard.said());
     }
 
     /// Ends the guard without warning.

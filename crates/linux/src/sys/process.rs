@@ -84,14 +84,16 @@ pub fn block_termination() {
 
 /// Has a program that is started with `command` block no signals, whatever this thread does.
 pub fn block_no_signals_in(command: &mut std::process::Command) {
-    let unblock = || {
-        // SAFETY: an all-zero set is a valid value to initialise; the call reads it, and is one that a child may make before it executes.
-        let failed = unsafe {
-            let mut none: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&raw mut none);
-            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
-        };
-        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    // SAFETY: an all-zero set is a valid value to initialise.
+    let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: writes to a set of ours.
+    unsafe { libc::sigemptyset(&raw mut none) };
+    let unblock = move || {
+        // SAFETY: reads a set that is initialised; the old one is not asked for.
+        match unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     };
     // SAFETY: it allocates nothing and takes no lock.
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, unblock) };
