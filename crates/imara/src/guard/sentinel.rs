@@ -273,8 +273,9 @@ fn start(directory: &Path, patience: Duration) -> Result<(Child, std::os::fd::Ow
 /// # Errors
 /// What keeps it from watching; it has said so on standard output.
 pub fn watch(arguments: &Arguments) -> Result<(), Failure> {
-    let (guard, mut sentinel, record) = prepare(arguments).inspect_err(|failure| println!("{}", failure.what))?;
-    if writeln!(std::io::stdout(), "{ARMED}").is_err() {
+    let say = |word: &str| writeln!(std::io::stdout(), "{word}");
+    let (guard, mut sentinel, record) = prepare(arguments).inspect_err(|failure| drop(say(&failure.what)))?;
+    if say(ARMED).is_err() {
         // Whoever has started it is gone.
         return Ok(());
     }
