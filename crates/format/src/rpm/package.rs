@@ -13,7 +13,7 @@
 //! | `FILEFLAGS` | 1 configuration, 8 may be missing, 64 not packaged ("ghost") |
 //! | `FILEVERIFYFLAGS` | what is to stay as installed: 1 digest, 2 size, 4 link, 8 owner, 16 group, 64 mode |
 //! | `FILESTATES` | 0 as installed, 1 replaced by another package's, 2 not installed, 3 on a network, 4 another architecture's, 255 missing |
-//! | `FILESIGNATURES` | a `security.ima` in hex |
+//! | `FILESIGNATURES` | a `security.ima` in hex; empty or zeros for none |
 //!
 //! Source: `include/rpm/rpmtag.h`, `rpmfiles.h` and `rpmvf.h` of RPM, `lib/rpmfi.cc`.
 
@@ -327,7 +327,8 @@ fn files(header: &Header<'_>, part: Part, paths: &[Vec<u8>]) -> Result<Vec<File>
             flags: Flags(narrow(flags.get(index))),
             verified: Verified(narrow(verified.get(index))),
             state: states.get(index).map_or(State::Installed, |byte| State::from_byte(*byte)),
-            signature: Some(signature).filter(|signature| !signature.is_empty()),
+            // One of zeros is what stands for none where others have one.
+            signature: Some(signature).filter(|signature| signature.iter().any(|byte| *byte != 0)),
         })
     };
     paths.iter().enumerate().map(file).collect()

@@ -314,6 +314,17 @@ fn with_keys_of_files_each_content_needs_a_signature_of_its_own() {
     let (_, other) = scratch.key("p256");
     let run = verify(&scratch, &["-k", &other, "imara-labelled"]);
     assert!(run.code == 1 && run.err.contains("usr/bin/labelled: its own signature: "), "{}", run.err);
+    // Zeros are no signature, and not a bad one.
+    let database = scratch.tree().join(DATABASE).join("rpmdb.sqlite");
+    let sound = fs::read(&database).unwrap();
+    let place = sound.windows(14).position(|window| window == b"030204b431bb69").unwrap();
+    let mut zeros = sound.clone();
+    zeros[place..].iter_mut().take_while(|byte| **byte != 0).for_each(|byte| *byte = b'0');
+    fs::write(&database, zeros).unwrap();
+    let run = verify(&scratch, &["-k", text(&certificate), "imara-labelled"]);
+    let why = "usr/bin/labelled: not signed: its package has no signature of its own for it";
+    assert!(run.code == 1 && run.err.contains(why), "{}", run.err);
+    fs::write(&database, sound).unwrap();
     // Each that is asked for has to vouch.
     let package_key = vector("rsa.asc");
     let both = ["-k", text(&certificate), "--package-key", text(&package_key)];
