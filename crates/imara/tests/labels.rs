@@ -398,6 +398,32 @@ fn every_failure_is_named_with_what_would_make_it_pass() {
 }
 
 #[test]
+fn help_has_a_line_of_each_command_and_each_its_own() {
+    let all = stdout(&imara(&["--help"]));
+    for (command, words) in
+        [("sign", "Sign files"), ("verify", "Verify the labels of files"), ("key", "key"), ("tpm", "TPM")]
+    {
+        let line = all
+            .lines()
+            .find(|line| line.trim_start().starts_with(command))
+            .unwrap_or_else(|| panic!("{command}: {all}"));
+        assert!(line.contains(words), "{line}");
+        for asked in [&[command, "--help"][..], &["help", command], &[command, "-h"]] {
+            let told = imara(asked);
+            assert!(code(&told) == 0 && stdout(&told).contains("Usage: imara"), "{asked:?}: {told:?}");
+        }
+    }
+    assert_eq!(stdout(&imara(&["help"])), all);
+    // Without a word it is the same, and wrong.
+    let bare = imara(&[]);
+    assert!(code(&bare) == 2 && stderr(&bare).contains("Verify the labels of files"), "{bare:?}");
+    let mistyped = stderr(&imara(&["verfy"]));
+    assert!(mistyped.contains("'verify'"), "{mistyped}");
+    let foreign = imara(&["verify", "--portable", "f"]);
+    assert!(code(&foreign) == 2 && stderr(&foreign).contains("unexpected argument '--portable'"), "{foreign:?}");
+}
+
+#[test]
 fn wrong_command_lines_and_missing_keys_have_their_own_status() {
     let folder = Folder::new();
     let file = folder.file("file", "content");

@@ -23,6 +23,9 @@ the machine lacks what is needed, which is named with the next step
 .TP
 4
 of trees and lists nothing was done: they hold no file, or every one failed
+.TP
+130, 143
+as a shell tells it: a run over trees or lists was ended by SIGINT or SIGTERM, and has said how far it came
 ";
 
 /// Write the man pages of all commands into a directory.

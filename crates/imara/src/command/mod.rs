@@ -3,6 +3,7 @@
 use crate::output::{self, Failure, Outcome, Telling, complain};
 use clap::{Parser, Subcommand};
 use imara_linux::interruption;
+use named::Named;
 use std::process::ExitCode;
 
 pub mod certificates;
@@ -24,6 +25,7 @@ pub mod man;
 pub mod measurement;
 pub mod metrics;
 pub mod mode;
+pub mod named;
 pub mod new_files;
 pub mod paths;
 pub mod pcr_files;
@@ -55,34 +57,34 @@ pub struct Imara {
 
 #[derive(Subcommand)]
 enum Command {
-    Key(key::Arguments),
-    Keyring(keyring::Arguments),
-    Sign(sign::Arguments),
-    Hash(hash::Arguments),
-    Verify(verify::Arguments),
-    Show(show::Arguments),
-    Clear(clear::Arguments),
-    Undo(undo::Arguments),
-    Verity(verity::Arguments),
-    Evm(evm::Arguments),
-    Guard(guard::Arguments),
-    Status(status::Arguments),
-    Events(events::Arguments),
-    Report(report::Arguments),
-    Explain(explain::Arguments),
-    Mode(mode::Arguments),
-    Measurement(measurement::Arguments),
-    Policy(policy::Arguments),
-    Tpm(tpm::Arguments),
-    Trace(trace::Arguments),
+    Key(Named<key::Arguments>),
+    Keyring(Named<keyring::Arguments>),
+    Sign(Named<sign::Arguments>),
+    Hash(Named<hash::Arguments>),
+    Verify(Named<verify::Arguments>),
+    Show(Named<show::Arguments>),
+    Clear(Named<clear::Arguments>),
+    Undo(Named<undo::Arguments>),
+    Verity(Named<verity::Arguments>),
+    Evm(Named<evm::Arguments>),
+    Guard(Named<guard::Arguments>),
+    Status(Named<status::Arguments>),
+    Events(Named<events::Arguments>),
+    Report(Named<report::Arguments>),
+    Explain(Named<explain::Arguments>),
+    Mode(Named<mode::Arguments>),
+    Measurement(Named<measurement::Arguments>),
+    Policy(Named<policy::Arguments>),
+    Tpm(Named<tpm::Arguments>),
+    Trace(Named<trace::Arguments>),
     /// Waits to roll a switch of the mode back (`imara mode --for` starts it).
     #[command(hide = true)]
-    RollBack(crate::guard::rollback::Arguments),
+    RollBack(Named<crate::guard::rollback::Arguments>),
     /// Watches over the guard that started it.
     #[command(hide = true)]
-    Sentinel(crate::guard::sentinel::Arguments),
+    Sentinel(Named<crate::guard::sentinel::Arguments>),
     #[command(hide = true)]
-    Man(man::Arguments),
+    Man(Named<man::Arguments>),
 }
 
 /// Which running guard is meant.
@@ -125,32 +127,33 @@ pub type CommandResult = Result<Outcome, Failure>;
 
 /// Runs `imara` with the process's arguments.
 pub fn main() -> ExitCode {
+    named::by_the_command_line();
     let imara = Imara::parse();
     output::set_telling(imara.telling);
     let status = finish(match imara.command {
-        Command::Key(arguments) => key::run(arguments),
-        Command::Keyring(arguments) => keyring::run(arguments),
-        Command::Sign(arguments) => sign::run(&arguments),
-        Command::Hash(arguments) => hash::run(&arguments),
-        Command::Clear(arguments) => clear::run(&arguments),
-        Command::Undo(arguments) => undo::run(&arguments),
-        Command::Verify(arguments) => verify::run(&arguments),
-        Command::Show(arguments) => show::run(&arguments),
-        Command::Verity(arguments) => verity::run(arguments),
-        Command::Evm(arguments) => evm::run(arguments),
-        Command::Guard(arguments) => guard::run(arguments),
-        Command::Events(arguments) => events::run(arguments),
-        Command::Report(arguments) => report::run(arguments),
-        Command::Status(arguments) => status::run(arguments),
-        Command::Explain(arguments) => explain::run(arguments),
-        Command::Mode(arguments) => mode::run(arguments),
-        Command::Measurement(arguments) => measurement::run(arguments),
-        Command::Policy(arguments) => policy::run(arguments),
-        Command::Tpm(arguments) => tpm::run(arguments),
-        Command::Trace(arguments) => trace::run(arguments),
-        Command::RollBack(arguments) => crate::guard::rollback::wait(&arguments).map(|()| Outcome::Done),
-        Command::Sentinel(arguments) => crate::guard::sentinel::watch(&arguments).map(|()| Outcome::Done),
-        Command::Man(arguments) => man::run(&arguments),
+        Command::Key(Named(arguments)) => key::run(arguments),
+        Command::Keyring(Named(arguments)) => keyring::run(arguments),
+        Command::Sign(Named(arguments)) => sign::run(&arguments),
+        Command::Hash(Named(arguments)) => hash::run(&arguments),
+        Command::Clear(Named(arguments)) => clear::run(&arguments),
+        Command::Undo(Named(arguments)) => undo::run(&arguments),
+        Command::Verify(Named(arguments)) => verify::run(&arguments),
+        Command::Show(Named(arguments)) => show::run(&arguments),
+        Command::Verity(Named(arguments)) => verity::run(arguments),
+        Command::Evm(Named(arguments)) => evm::run(arguments),
+        Command::Guard(Named(arguments)) => guard::run(arguments),
+        Command::Events(Named(arguments)) => events::run(arguments),
+        Command::Report(Named(arguments)) => report::run(arguments),
+        Command::Status(Named(arguments)) => status::run(arguments),
+        Command::Explain(Named(arguments)) => explain::run(arguments),
+        Command::Mode(Named(arguments)) => mode::run(arguments),
+        Command::Measurement(Named(arguments)) => measurement::run(arguments),
+        Command::Policy(Named(arguments)) => policy::run(arguments),
+        Command::Tpm(Named(arguments)) => tpm::run(arguments),
+        Command::Trace(Named(arguments)) => trace::run(arguments),
+        Command::RollBack(Named(arguments)) => crate::guard::rollback::wait(&arguments).map(|()| Outcome::Done),
+        Command::Sentinel(Named(arguments)) => crate::guard::sentinel::watch(&arguments).map(|()| Outcome::Done),
+        Command::Man(Named(arguments)) => man::run(&arguments),
     });
     // What was to be told has been told.
     if let Some(signal) = interruption::came() {
