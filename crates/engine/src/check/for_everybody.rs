@@ -1,6 +1,7 @@
 //! What is left to do for a file, whoever comes: where that is nothing the kernel need not ask again until the file changes.
 
-use super::{Checker, File, Mode, mask_of};
+use super::steps::mask_of;
+use super::{Checker, File, Mode};
 use crate::cache::Record;
 use crate::policy::Slot;
 use imara_format::policy::{Class, Func, Mask};

@@ -10,7 +10,8 @@
 //!
 //! Source: `ima_check_last_writer`, security/integrity/ima/ima_main.c; `ima_update_xattr`, security/integrity/ima/ima_appraise.c.
 
-use super::{Access, Checker, File, SIGNATURE};
+use super::steps::SIGNATURE;
+use super::{Access, Checker, File};
 use crate::cache::{InodeId, Stamp, is_settled};
 use crate::evm;
 use imara_format::hash::Digest;

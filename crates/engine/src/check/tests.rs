@@ -1,12 +1,20 @@
 //! Every step, on a file in memory.
 
+use super::steps::ATTEMPTS;
 use super::*;
+use crate::appraise::Cause;
+use crate::cache::Stamp;
 use crate::crypto;
 use crate::explain::User;
 use crate::measure::Store;
+use crate::policy::FileFacts;
+use imara_format::hash::Digest;
+use imara_format::label;
 use imara_format::measurement_list::Reader;
 use imara_format::policy::{Policy, Target};
+use imara_format::trace::LabelFacts;
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::sync::Mutex;
 
 /// A file in memory.

@@ -1,0 +1,604 @@
+//! The seven steps of one event: decide, remember, collect, measure, appraise, audit, verdict.
+//!
+//! One direction: a step takes the previous step's type and returns the next one's. A file is measured before it is
+//! appraised, so that a refused file is on record. Whatever goes wrong on the way becomes a refusal in enforce mode, in
+//! `Checker::fail` and nowhere else.
+//!
+//! Source: `process_measurement`, security/integrity/ima/ima_main.c.
+
+use super::{Access, Checker, File, Hook, Mode, Verdict, insert};
+use crate::active_policy::ActivePolicy;
+use crate::appraise::{self, Appraisal, Cause, IntegrityStatus, Requirement};
+use crate::audit::AuditRecord;
+use crate::cache::{Record, Stamp, is_settled};
+use crate::evm;
+use crate::label_writes::LATELY;
+use crate::measure::{Added, MeasureError, Measured};
+use crate::policy::{CompiledPolicy, Decision, Event, Slot};
+use crate::trace::{self, Seen};
+use imara_format::hash::Digest;
+use imara_format::label;
+use imara_format::policy::{Func, Mask};
+use imara_format::template::Template;
+use imara_format::trace::LabelFacts;
+use std::io;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+/// Step 1's result.
+struct Decided {
+    hook: Hook,
+    decision: Decision,
+    /// What verdicts went by then (see `Checker::trusted`).
+    trusted: u64,
+}
+
+/// Step 2's result: what is still to do.
+struct Pending {
+    decided: Decided,
+    record: Record,
+    measure: Option<u32>,
+    appraise: bool,
+    audit: bool,
+}
+
+/// Step 3's result.
+struct Collected {
+    pending: Pending,
+    label: Option<Vec<u8>>,
+    digest: Digest,
+}
+
+/// Step 5's result.
+struct Appraised {
+    collected: Collected,
+    appraisal: Option<Appraisal>,
+    /// Why EVM is not satisfied.
+    evm_reason: Option<evm::Reason>,
+}
+
+/// What step 7 comes to: why the file does not pass, with more of it for people.
+struct Concluded {
+    decided: Decided,
+    cause: Option<(Cause, String)>,
+    immutable: bool,
+    /// Whether the file was labelled for it.
+    fixed: bool,
+}
+
+/// Step 7's result: why the access did not pass, and whether it is refused for it.
+#[derive(Clone, Copy)]
+struct Judged {
+    cause: Option<Cause>,
+    denied: bool,
+}
+
+impl Judged {
+    const PASSED: Self = Self { cause: None, denied: false };
+
+    const fn verdict(self) -> Verdict {
+        match self {
+            Self { cause: Some(cause), denied: true } => Verdict::Deny(cause),
+            Self { cause: None, .. } | Self { denied: false, .. } => Verdict::Allow,
+        }
+    }
+}
+
+/// How often a file that is executed is judged for one access, as long as its attributes change meanwhile (`chmod -R`, say).
+pub(super) const ATTEMPTS: u32 = 4;
+
+/// The type byte of a label that holds a signature.
+pub(super) const SIGNATURE: u8 = 3;
+
+/// Why steps 1 to 5 could not be taken.
+enum Trouble {
+    Collect(io::Error),
+    Measure(MeasureError),
+}
+
+impl Checker {
+    pub(super) fn check_hook(
+        &self,
+        policy: &ActivePolicy,
+        access: &Access<'_>,
+        hook: Hook,
+        carried: &mut Option<Record>,
+    ) -> Verdict {
+        let decided = self.decide(policy, access, hook);
+        policy.count(&decided.decision);
+        if !self.tracing.load(Ordering::Relaxed) {
+            return self.judge(decided, access, carried, &mut None).verdict();
+        }
+        let decision = decided.decision;
+        let mut seen = Some(Seen::default());
+        let judged = self.judge(decided, access, carried, &mut seen);
+        let sink = self.trace.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let (Some(sink), Some(mut seen)) = (sink, seen) {
+            seen.digest = seen.digest.or_else(|| self.known_digest(access.file, carried.as_ref()));
+            let event = trace::event(&*sink, access, hook, &decision, seen);
+            let cause = judged.cause.map(|cause| cause.words().to_owned());
+            sink.record(policy, imara_format::trace::Event { cause, denied: judged.denied, ..event });
+        }
+        judged.verdict()
+    }
+
+    /// The digest of a file that this hook had nothing hashed of, where it is known all the same.
+    fn known_digest(&self, file: &dyn File, carried: Option<&Record>) -> Option<Digest> {
+        let stamp = file.stamp().ok()?;
+        let trusted = file.nobody_writes() == Some(true) && file.times_tell();
+        let known = trusted.then(|| self.cache.lookup(file.id(), &stamp)).flatten();
+        known.as_ref().or(carried.filter(|record| record.stamp == stamp))?.collected
+    }
+
+    /// Steps 2 to 7, and once more if attributes changed meanwhile. `seen` takes what a trace tells of them.
+    fn judge(
+        &self,
+        decided: Decided,
+        access: &Access<'_>,
+        carried: &mut Option<Record>,
+        seen: &mut Option<Seen>,
+    ) -> Judged {
+        for _ in 1..ATTEMPTS {
+            let again = Decided { hook: decided.hook, decision: decided.decision, trusted: decided.trusted };
+            if let Some(judged) = self.attempt(again, access, carried, seen, false) {
+                return judged;
+            }
+        }
+        self.attempt(decided, access, carried, seen, true).unwrap_or(Judged::PASSED)
+    }
+
+    /// Steps 2 to 7 once; nothing where it is not the last time and should be done again.
+    fn attempt(
+        &self,
+        decided: Decided,
+        access: &Access<'_>,
+        carried: &mut Option<Record>,
+        seen: &mut Option<Seen>,
+        last: bool,
+    ) -> Option<Judged> {
+        let hook = decided.hook;
+        let pending = match self.remember(decided, access, carried.as_ref()) {
+            Ok(Ok(pending)) => pending,
+            Ok(Err(judged)) => return Some(judged),
+            Err(trouble) => return Some(self.trouble(access, hook, &Decision::default(), &trouble)),
+        };
+        let decision = pending.decided.decision;
+        let result = self.collect(pending, access).and_then(|collected| {
+            if let Some(seen) = seen {
+                seen.label = collected.label.clone().map_or(LabelFacts::None, LabelFacts::Some);
+                seen.digest = Some(collected.digest);
+            }
+            let entry = self.measure(&collected, access)?;
+            if let Some(seen) = seen {
+                seen.entry |= entry;
+            }
+            match self.blocked(&collected, access)? {
+                Some(digest) => Ok(self.refuse_content(collected, digest)),
+                None => Ok(self.appraise(collected, access)),
+            }
+        });
+        // Whether it is what it was before it was read.
+        access.file.look_again();
+        Some(match result {
+            Ok(appraised) if !last && attributes_changed(&appraised, access) => return None,
+            Ok(appraised) => {
+                self.audit(&appraised, access);
+                // Not its status: who runs the file is asked about its writers anew.
+                let Pending { record, audit, .. } = &appraised.collected.pending;
+                *carried = Some(Record { audited: record.audited || *audit, ..record.clone() });
+                self.verdict(appraised, access)
+            }
+            Err(trouble) => self.trouble(access, hook, &decision, &trouble),
+        })
+    }
+
+    /// Step 1: which of measure, appraise, audit, hash.
+    fn decide(&self, policy: &CompiledPolicy, access: &Access<'_>, hook: Hook) -> Decided {
+        let facts = access.file.facts();
+        let event = Event { func: hook.func, mask: hook.mask, file: &facts, subject: access.task, data: None };
+        Decided { hook, decision: policy.decide(&event), trusted: self.trusted.load(Ordering::SeqCst) }
+    }
+
+    /// Step 2: what of it is not done yet for this inode in this state. Nothing left gives the verdict at once.
+    fn remember(
+        &self,
+        decided: Decided,
+        access: &Access<'_>,
+        carried: Option<&Record>,
+    ) -> Result<Result<Pending, Judged>, Trouble> {
+        // A copy, as `decided` moves on into what is pending.
+        let decision = &decided.decision.clone();
+        let appraise = decision.appraise.is_some() && self.mode() != Mode::Off;
+        if decision.measure.is_none() && !appraise && decision.audit.is_none() {
+            if decision.hash.is_some() {
+                self.maintain_from(access, access.file.stamp().ok().as_ref());
+            }
+            return Ok(Err(Judged::PASSED));
+        }
+        let stamp = access.file.stamp().map_err(Trouble::Collect)?;
+        // While somebody can write, what is known may not be so any more.
+        let nobody_writes = access.file.nobody_writes();
+        let known = (nobody_writes == Some(true) && access.file.times_tell())
+            .then(|| self.cache.lookup(access.file.id(), &stamp))
+            .flatten();
+        let carried = carried.filter(|record| record.stamp == stamp);
+        let record = known.or_else(|| carried.cloned()).unwrap_or_else(|| Record::new(stamp));
+        if decision.measure.is_some() && !access.writes && nobody_writes == Some(false) && watches_writers(decided.hook)
+        {
+            self.violation(access);
+        }
+        let pcr = decision.pcr.unwrap_or(self.log.pcr());
+        let algorithms = decision.allowed_algorithms.as_ref();
+        let passed = record.passes(decision.appraise_slot, decision.flags.signature_required, algorithms);
+        let pending = Pending {
+            measure: (decision.measure.is_some() && record.measured >> pcr & 1 == 0).then_some(pcr),
+            appraise: appraise && !passed,
+            audit: decision.audit.is_some() && !record.audited,
+            record,
+            decided,
+        };
+        if pending.measure.is_none() && !pending.appraise && !pending.audit {
+            self.counters.known.fetch_add(1, Ordering::Relaxed);
+            let immutable = appraise && access.writes && pending.record.immutable;
+            if decision.hash.is_some() || (appraise && access.writes && !immutable) {
+                self.maintain_from(access, Some(&stamp));
+            }
+            return Ok(Err(if immutable { self.refuse_write(access, &pending.decided) } else { Judged::PASSED }));
+        }
+        Ok(Ok(pending))
+    }
+
+    /// Step 3: the label, and the content's digest in the algorithm that the label names.
+    fn collect(&self, mut pending: Pending, access: &Access<'_>) -> Result<Collected, Trouble> {
+        let label = match access.file.xattr("security.ima") {
+            Ok(label) => label,
+            // Without xattrs there is no label.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
+            Err(error) => return Err(Trouble::Collect(error)),
+        };
+        let digest = match pending.record.collected {
+            Some(digest) => digest,
+            None => {
+                let algorithm = label.as_deref().and_then(label::algorithm_of).unwrap_or(self.log.hash());
+                self.counters.collected.fetch_add(1, Ordering::Relaxed);
+                let digest = access.file.digest(algorithm).or_else(|error| match error.kind() {
+                    // A label that names an algorithm nobody here can compute is judged by the default hash, and fails.
+                    io::ErrorKind::Unsupported => access.file.digest(self.log.hash()),
+                    _ => Err(error),
+                });
+                digest.map_err(Trouble::Collect)?
+            }
+        };
+        pending.record.collected = Some(digest);
+        Ok(Collected { pending, label, digest })
+    }
+
+    /// Step 4: the entry, then the PCR; whether the entry is a new one.
+    fn measure(&self, collected: &Collected, access: &Access<'_>) -> Result<bool, Trouble> {
+        let Some(pcr) = collected.pending.measure else {
+            return Ok(false);
+        };
+        let label = collected.label.as_deref().unwrap_or(&[]);
+        let evm_label = match access.file.xattr("security.evm") {
+            Ok(Some(label)) => label,
+            // Nothing that could be recorded.
+            Ok(None) | Err(_) => Vec::new(),
+        };
+        let path = access.file.path();
+        let measured = Measured { digest: &collected.digest, path: &path, label, evm_label: &evm_label };
+        let named = collected.pending.decided.decision.template;
+        let template = named.and_then(|name| Template::built_in(name.name())).unwrap_or(&self.template);
+        match self.log.add(template, pcr, &measured) {
+            Ok(added) => Ok(added == Added::Listed),
+            // The entry stands; that a PCR lacks it shows when the list is verified. The kernel goes on, too.
+            Err(MeasureError::Tpm { .. }) => {
+                self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(error) => Err(Trouble::Measure(error)),
+        }
+    }
+
+    /// Before step 5: the digest by which the content is on the block list.
+    fn blocked(&self, collected: &Collected, access: &Access<'_>) -> Result<Option<Digest>, Trouble> {
+        if !collected.pending.appraise {
+            return Ok(None);
+        }
+        let found = self.keys().blocked().find(&collected.digest, |algorithm| access.file.digest(algorithm));
+        found.map_err(Trouble::Collect)
+    }
+
+    /// In place of step 5: no label makes up for being on the block list. What is measured is listed as that, too.
+    fn refuse_content(&self, mut collected: Collected, digest: Digest) -> Appraised {
+        let pending = &mut collected.pending;
+        if let Some(pcr) = pending.measure {
+            pending.record.measured |= 1 << pcr;
+        }
+        if pending.decided.decision.measure.is_some()
+            && self.log.add_buffer(b"blacklisted-hash", digest.as_bytes()).is_err()
+        {
+            self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        Appraised { collected, appraisal: Some(Appraisal::blocked(digest)), evm_reason: None }
+    }
+
+    /// Step 5: the label against the content.
+    fn appraise(&self, mut collected: Collected, access: &Access<'_>) -> Appraised {
+        let pending = &mut collected.pending;
+        if let Some(pcr) = pending.measure {
+            pending.record.measured |= 1 << pcr;
+        }
+        if !pending.appraise {
+            return Appraised { collected, appraisal: None, evm_reason: None };
+        }
+        let flags = pending.decided.decision.flags;
+        let requirement = Requirement { signature: flags.signature_required, verity: flags.verity_required };
+        let mut judged = None;
+        let ask_evm = || match &self.evm {
+            Some(evm) => judged.insert(evm.judge(access.file, access.now)).status,
+            None => IntegrityStatus::Unknown,
+        };
+        let appraisal = appraise::appraise(
+            collected.label.as_deref(),
+            &collected.digest,
+            collected.pending.record.stamp.size == 0,
+            access.created,
+            requirement,
+            &self.keys(),
+            ask_evm,
+        );
+        let record = &mut collected.pending.record;
+        if judged.as_ref().is_some_and(|judged| judged.wrote)
+            && let Ok(now) = access.file.stamp()
+            && (now.size, now.modified) == (record.stamp.size, record.stamp.modified)
+        {
+            // Writing a label is a change of the file, though none of its content.
+            record.stamp = now;
+        }
+        let evm_reason = judged.and_then(|judged| judged.reason);
+        Appraised { collected, appraisal: Some(appraisal), evm_reason }
+    }
+
+    /// Step 6: the records.
+    fn audit(&self, appraised: &Appraised, access: &Access<'_>) {
+        if appraised.collected.pending.audit {
+            self.audit.record(AuditRecord::Rule {
+                digest: appraised.collected.digest,
+                task: access.task.identity(),
+                path: access.file.path(),
+            });
+        }
+    }
+
+    /// Step 7: the verdict, and what is remembered of it.
+    fn verdict(&self, appraised: Appraised, access: &Access<'_>) -> Judged {
+        let hook = appraised.collected.pending.decided.hook;
+        let Concluded { decided, cause, immutable, fixed } = self.conclude(appraised, access);
+        if let Some((cause, detail)) = cause {
+            return self.fail(access, hook, &decided.decision, cause, detail, fixed);
+        }
+        if decided.decision.appraise.is_some() && immutable && access.writes && self.mode() != Mode::Off {
+            return self.refuse_write(access, &decided);
+        }
+        Judged::PASSED
+    }
+
+    /// What the steps before come to, and what is remembered of it; nothing is recorded yet.
+    fn conclude(&self, appraised: Appraised, access: &Access<'_>) -> Concluded {
+        let Appraised { collected, appraisal, evm_reason } = appraised;
+        let Pending { decided, mut record, audit, .. } = collected.pending;
+        record.audited |= audit;
+        let mut cause = None;
+        let mut detail = String::new();
+        let mut fixed = false;
+        let appraisal_passed = appraisal.as_ref().is_some_and(|appraisal| appraisal.cause.is_none());
+        if let Some(appraisal) = appraisal {
+            let algorithm = collected.digest.algorithm();
+            record.immutable = appraisal.immutable;
+            record.status[decided.decision.appraise_slot as usize] = Some(appraisal.status);
+            cause = appraisal.cause;
+            if let Some(error) = &appraisal.signature_error {
+                detail = error.to_string();
+            } else if let Some(digest) = &appraisal.blocked {
+                detail = format!("{digest} is on the block list");
+            } else if let (Some(Cause::MissingHmac | Cause::InvalidHmac | Cause::InvalidFailImmutable), Some(reason)) =
+                (cause, &evm_reason)
+            {
+                detail = reason.to_string();
+            }
+            if cause.is_some() && self.mode() == Mode::Fix && appraisal.fixable {
+                // What cannot be labelled stays as it is; the record of the failure has been made all the same.
+                if let Ok(digest) = self.fix(access, &collected.digest) {
+                    detail = format!("labelled with {digest}");
+                    record = Record::new(record.stamp);
+                    fixed = true;
+                }
+            }
+            if cause.is_none() && decided.decision.allowed_algorithms.is_some_and(|set| !set.contains(algorithm)) {
+                cause = Some(Cause::DeniedHashAlgorithm);
+                detail = format!("{algorithm} is not among the rule's appraise_algos");
+            }
+            let unchanged = record.stamp.changed + LATELY.as_nanos().cast_signed() < access.now;
+            if cause.is_none()
+                && !fixed
+                && let Some(algorithm) =
+                    self.label_not_to_be_written(access.file.id(), collected.label.as_deref(), unchanged)
+            {
+                // The rule may allow it, and the next access would be let through.
+                record.status[decided.decision.appraise_slot as usize] = Some(IntegrityStatus::Fail);
+                let denied;
+                (denied, detail) = self.writable_labels().cause(algorithm);
+                cause = Some(denied);
+            }
+        }
+        let immutable = record.immutable;
+        let signed = !fixed && collected.label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE);
+        // As in the kernel: `hash` follows every change, `appraise` those of a writer who found the label right.
+        let appraised = (appraisal_passed || fixed) && access.writes && decided.decision.appraise_slot == Slot::File;
+        if !signed && !immutable && (decided.decision.hash.is_some() || appraised) {
+            self.maintain_from(access, Some(&record.stamp));
+        }
+        let stable = self.keep(record, access, decided.trusted);
+        let enforced = decided.decision.appraise.is_some() && self.mode() != Mode::Off;
+        if cause.is_none() && enforced && !stable && runs_code(decided.hook) && !access.writes {
+            // The kernel keeps writers from a file that is executed only after it has asked us.
+            cause = Some(Cause::Writers);
+            detail = "it was open for writing, or changed, while it was judged".into();
+        }
+        Concluded { decided, cause: cause.map(|cause| (cause, detail)), immutable, fixed }
+    }
+
+    /// Does for a hook what it asks for ahead of it, where the kernel will come to it without asking again: the file is measured
+    /// and appraised.
+    ///
+    /// # Errors
+    /// Why it would be refused. That is recorded nowhere, as nothing is refused yet.
+    pub fn ahead(&self, access: &Access<'_>, hook: Hook) -> Result<(), Cause> {
+        let policy = self.policy();
+        let decided = self.decide(&policy, access, hook);
+        let pending = match self.remember(decided, access, None) {
+            Ok(Ok(pending)) => pending,
+            Ok(Err(judged)) => return judged.cause.map_or(Ok(()), Err),
+            Err(_) => return Err(Cause::CollectFailed),
+        };
+        let collected = self.collect(pending, access).map_err(|_| Cause::CollectFailed)?;
+        self.measure(&collected, access).map_err(|_| Cause::MeasureFailed)?;
+        let appraised = self.appraise(collected, access);
+        access.file.look_again();
+        self.audit(&appraised, access);
+        self.conclude(appraised, access).cause.map_or(Ok(()), |(cause, _)| Err(cause))
+    }
+
+    /// Remembers a record, unless the file changed meanwhile or somebody can change it unseen; whether neither is so.
+    fn keep(&self, mut record: Record, access: &Access<'_>, trusted: u64) -> bool {
+        let unchanged = access.file.stamp().is_ok_and(|stamp| stamp == record.stamp);
+        let nobody_writes = access.file.nobody_writes();
+        record.settled = is_settled(&record.stamp, access.now);
+        if unchanged && !access.writes && nobody_writes != Some(false) {
+            self.cache.store(access.file.id(), record);
+            if self.trusted.load(Ordering::SeqCst) != trusted {
+                // It went by other keys.
+                self.cache.forget(access.file.id());
+            }
+        } else {
+            self.cache.forget(access.file.id());
+        }
+        unchanged && nobody_writes != Some(false)
+    }
+
+    fn fix(&self, access: &Access<'_>, digest: &Digest) -> io::Result<Digest> {
+        self.write_label(access.file, digest)?;
+        Ok(*digest)
+    }
+
+    fn refuse_write(&self, access: &Access<'_>, decided: &Decided) -> Judged {
+        if access.created {
+            return Judged::PASSED;
+        }
+        self.fail(access, decided.hook, &decided.decision, Cause::Immutable, String::new(), false)
+    }
+
+    /// Once for each writer, as the kernel does since 6.12: or an unprivileged writer could fill the list.
+    fn violation(&self, access: &Access<'_>) {
+        if !insert(&self.violated, access.file.id()) {
+            return;
+        }
+        let path = access.file.path();
+        if self.log.add_violation(&self.template, &path).is_err() {
+            self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
+        }
+        let (task, inode) = (access.task.identity(), access.file.id());
+        self.audit.record(AuditRecord::Violation { cause: "open_writers", task, path, inode });
+    }
+
+    /// An error in one of the steps.
+    fn trouble(&self, access: &Access<'_>, hook: Hook, decision: &Decision, trouble: &Trouble) -> Judged {
+        let (cause, detail) = match trouble {
+            Trouble::Collect(error) => (Cause::CollectFailed, error.to_string()),
+            Trouble::Measure(error) => (Cause::MeasureFailed, error.to_string()),
+        };
+        self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
+        self.fail(access, hook, decision, cause, detail, false)
+    }
+
+    /// Where every refusal comes from.
+    fn fail(
+        &self,
+        access: &Access<'_>,
+        hook: Hook,
+        decision: &Decision,
+        cause: Cause,
+        detail: String,
+        fixed: bool,
+    ) -> Judged {
+        let denied = self.mode() == Mode::Enforce;
+        self.counters.failed.fetch_add(1, Ordering::Relaxed);
+        self.audit.record(AuditRecord::Data {
+            func: hook.func,
+            cause,
+            detail,
+            task: access.task.identity(),
+            path: access.file.path(),
+            inode: access.file.id(),
+            rule: decision.appraise,
+            denied,
+            fixed,
+        });
+        if denied {
+            self.counters.denied.fetch_add(1, Ordering::Relaxed);
+        }
+        Judged { cause: Some(cause), denied }
+    }
+
+    /// Whether a program that was just let through may be believed about its interpreter: it passed its appraisal.
+    pub fn may_name_interpreter(&self, access: &Access<'_>) -> bool {
+        let hook = Hook { func: Func::BprmCheck, mask: Mask::MAY_EXEC.bits() };
+        let decided = self.decide(&self.policy(), access, hook);
+        if decided.decision.appraise.is_none() {
+            return false;
+        }
+        // In enforce mode nothing else would have been let through.
+        self.mode() == Mode::Enforce
+            || self.known(access.file).is_some_and(|record| record.passes(decided.decision.appraise_slot, false, None))
+    }
+}
+
+/// Whether what runs code is not in the state any more that it was judged in, though nobody can write to it and its content has the
+/// same times: it is the new state that counts.
+fn attributes_changed(appraised: &Appraised, access: &Access<'_>) -> bool {
+    let Pending { decided, record, .. } = &appraised.collected.pending;
+    let content = |stamp: &Stamp| (stamp.size, stamp.modified);
+    appraised.appraisal.is_some()
+        && runs_code(decided.hook)
+        && !access.writes
+        && access.file.nobody_writes() != Some(false)
+        && access.file.stamp().is_ok_and(|now| now != record.stamp && content(&now) == content(&record.stamp))
+}
+
+/// Whether the content is about to be run, so that nobody may be changing it.
+const fn runs_code(hook: Hook) -> bool {
+    mask_of(hook.func).is_some()
+}
+
+/// Whether IMA looks for writers here.
+const fn watches_writers(hook: Hook) -> bool {
+    matches!(hook.func, Func::FileCheck | Func::MmapCheck | Func::MmapCheckReqprot)
+}
+
+/// The access that a hook always asks for, where there is but one.
+pub(super) const fn mask_of(func: Func) -> Option<u8> {
+    match func {
+        Func::BprmCheck | Func::CredsCheck | Func::MmapCheck | Func::MmapCheckReqprot => Some(Mask::MAY_EXEC.bits()),
+        Func::FileCheck
+        | Func::PostSetattr
+        | Func::ModuleCheck
+        | Func::FirmwareCheck
+        | Func::KexecKernelCheck
+        | Func::KexecInitramfsCheck
+        | Func::PolicyCheck
+        | Func::KexecCmdline
+        | Func::KeyCheck
+        | Func::CriticalData
+        | Func::SetxattrCheck => None,
+    }
+}
