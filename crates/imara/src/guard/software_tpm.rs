@@ -90,6 +90,11 @@ impl Drop for GuardsTpm {
     }
 }
 
+/// How long it is waited before the next one, after one that was started after this pause and has lived so long.
+fn next_pause(pause: Duration, lived: Duration) -> Duration {
+    if lived > STEADY { PAUSE } else { (pause * 2).clamp(PAUSE, LONGEST_PAUSE) }
+}
+
 /// Why it does not have the list.
 struct NotRevived {
     why: String,
@@ -140,10 +145,7 @@ impl Reviver {
         if pid == 0 || waits || !self.lacks && SoftwareTpm::running(&self.tpm.directory) == Some(pid) {
             return;
         }
-        self.pause = match self.started.elapsed() {
-            lived if lived > STEADY => PAUSE,
-            _ => (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE),
-        };
+        self.pause = next_pause(self.pause, self.started.elapsed());
         self.started = Instant::now();
         // Before anything can be given to the next one.
         log.tpm_is_gone();
@@ -185,5 +187,22 @@ impl Reviver {
         let listed = std::fs::read(&self.list).map_err(|error| format!("{}: {error}", self.list.display()))?;
         let given = log.take_another_tpm(tpm, &listed);
         given.map_err(|error| NotRevived { why: error.to_string(), is_final: error.is_final() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_dies_again_and_again_is_waited_for_longer_and_longer_up_to_a_limit() {
+        let seconds = Duration::from_secs;
+        let mut pauses = vec![Duration::ZERO];
+        for _ in 0..12 {
+            pauses.push(next_pause(*pauses.last().unwrap(), seconds(1)));
+        }
+        let expected = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300].map(seconds);
+        assert_eq!(pauses, expected);
+        assert_eq!(next_pause(LONGEST_PAUSE, seconds(3600)), PAUSE, "one that ran for an hour");
     }
 }

@@ -430,7 +430,8 @@ fn whoever_asks_or_switches_the_mode_does_not_wait_for_a_policy_that_is_being_lo
         scratch.switch("off");
         let meanwhile = loading.try_wait().unwrap().is_none();
         assert!(!meanwhile || before == (1.into(), 1), "{before:?}");
-        assert_eq!(ended(&mut loading, PATIENCE).and_then(|status| status.code()), Some(0));
+        // Hashing takes as long as it takes, on a machine that has other things to do as well.
+        assert_eq!(ended(&mut loading, LIFETIME).and_then(|status| status.code()), Some(0));
         assert_eq!((mode(&scratch).as_str(), rules(&scratch).len()), ("off", 2));
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();

@@ -154,11 +154,12 @@ fn under_stress_nobody_hangs_nothing_unverified_runs_and_no_entry_is_lost() {
     let mut ends = BTreeMap::<&str, u32>::new();
     while begun.elapsed() < duration {
         thread::sleep(Duration::from_millis(random.below(1200)));
-        let how = match random.below(10) {
+        let how = match random.below(11) {
             0 => "sentinel killed",
             1 => "stopped",
             2 => "ended in order",
             3 => "killed while its TPM was stopped",
+            4 => "its TPM killed",
             _ => "killed",
         };
         *ends.entry(how).or_default() += 1;
@@ -168,6 +169,16 @@ fn under_stress_nobody_hangs_nothing_unverified_runs_and_no_entry_is_lost() {
             let before = pid(&scratch.status()).expect("there is one");
             signal("KILL", before.try_into().unwrap());
             eventually("there is another one", PATIENCE, || pid(&scratch.status()).is_some_and(|now| now != before));
+            continue;
+        }
+        if how == "its TPM killed" {
+            // One without a guard is not started again, and takes what its PCRs held with it.
+            let before = scratch.swtpm().expect("it outlives its guard");
+            signal("KILL", before);
+            eventually("there is another one that has the list", PATIENCE, || {
+                let status = scratch.status();
+                status["tpm"]["pid"] != before && status["list"]["not_in_tpm"] == 0
+            });
             continue;
         }
         epoch += 1;
