@@ -71,6 +71,13 @@ impl Paths {
         self.recursive || self.files_from.is_some()
     }
 
+    /// Whether it is over before anybody would be told how far it is.
+    fn is_one_small_file(&self) -> bool {
+        const SMALL: u64 = 64 << 20;
+        let [path] = self.paths.as_slice() else { return false };
+        !self.are_many() && path.symlink_metadata().is_ok_and(|found| found.len() < SMALL)
+    }
+
     fn root(&self, path: PathBuf) -> Root {
         if self.recursive { Root::Tree(path) } else { Root::File(path) }
     }
@@ -108,6 +115,15 @@ impl Paths {
             wanted: (!self.globs.is_empty()).then_some(&wanted),
         };
         let mut walk = Walk::new(self.roots()?, choice);
+        if self.is_one_small_file() {
+            // Threads would cost more than it does.
+            let mut state = begin();
+            while let Some(batch) = walk.next_batch() {
+                progress.count(batch.len() as u64);
+                deliver(work(&mut state, &batch));
+            }
+            return Ok(walk.skipped());
+        }
         // A few files that are named need no more threads than there are of them.
         let threads = if self.are_many() { tree::threads() } else { tree::threads().min(self.paths.len()) };
         let (over, mut counting) = (AtomicBool::new(false), false);
