@@ -1,4 +1,4 @@
-//! What the programs in the kernel and the guard tell each other: the structures of `bpf/imara.bpf.c`, byte by byte.
+//! What the programs in the kernel and the guard tell each other: the structures of `bpf/shared.h`, byte by byte.
 //!
 //! All numbers are in the machine's byte order.
 

@@ -20,7 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Compiled by `make bpf` from `bpf/imara.bpf.c`.
+/// Compiled by `make bpf` from `bpf/imara.bpf.c` and what it includes.
 const OBJECT: &[u8] = include_bytes!("../../../bpf/imara.bpf.o");
 
 const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
@@ -391,10 +391,13 @@ mod tests {
 
     #[test]
     fn the_object_is_made_from_the_sources_beside_it() {
-        let files: [(&str, &[u8]); 4] = [
+        let files: [(&str, &[u8]); 7] = [
             ("imara.bpf.c", include_bytes!("../../../bpf/imara.bpf.c")),
+            ("guard.h", include_bytes!("../../../bpf/guard.h")),
             ("kernel.h", include_bytes!("../../../bpf/kernel.h")),
+            ("labels.h", include_bytes!("../../../bpf/labels.h")),
             ("shared.h", include_bytes!("../../../bpf/shared.h")),
+            ("verdict.h", include_bytes!("../../../bpf/verdict.h")),
             ("imara.bpf.o", OBJECT),
         ];
         let noted = include_str!("../../../bpf/imara.bpf.sha256");
