@@ -64,6 +64,7 @@ tour: build
 
 vm: setup-vm
 	cargo build --release --package imara
+	cargo test --release --package imara --test guard --no-run
 	@tests/vm/run $(ARGS)
 
 vm-full: setup-vm-full

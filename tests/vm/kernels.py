@@ -26,8 +26,9 @@ SERIES = {
     "6.12": ("linux-image-6.12-amd64", r"linux-image-(6\.12\.\d+\+deb12-amd64)$"),
 }
 
-# The disk, file systems, overlays, and every hash and signature that the kernel may ask its modprobe for.
-KEPT = r"kernel/(crypto|arch/x86/crypto|lib|fs/ext4|fs/jbd2|fs/mbcache|fs/overlayfs|fs/xfs|fs/btrfs|drivers/virtio|drivers/block/virtio_blk|drivers/block/loop)"
+# The disk, file systems, overlays, loop devices, the host's files (9p), and every hash and signature that the kernel may ask its
+# modprobe for.
+KEPT = r"kernel/(crypto|arch/x86/crypto|lib|fs/(ext4|jbd2|mbcache|overlayfs|xfs|btrfs|fuse|9p|netfs|fscache|cachefiles)|net/9p|drivers/virtio|drivers/block/(virtio_blk|loop))"
 
 
 class Missing(Exception):

@@ -34,9 +34,9 @@ class Ended(Exception):
 class Machine:
     """A disk and a TPM that live as long as the machine does, over any number of boots."""
 
-    def __init__(self, emulator, kernel, initramfs, work, out, counted=False):
+    def __init__(self, emulator, kernel, initramfs, work, out, counted=False, host=False):
         self.program, self.environment = emulator
-        self.kernel, self.work, self.out, self.counted = kernel, Path(work), Path(out), counted
+        self.kernel, self.work, self.out, self.counted, self.host = kernel, Path(work), Path(out), counted, host
         self.initramfs = self.work / "initramfs"
         self.initramfs.write_bytes(initramfs)
         self.disk = self.work / "disk.img"
@@ -76,7 +76,9 @@ class Machine:
         command = [self.program, "-accel", "tcg,thread=single" if self.counted else "tcg,thread=multi"]
         # Then an instruction is a nanosecond of the guest's time, whatever else the machine does.
         command += ["-icount", "shift=0,sleep=off"] if self.counted else []
-        command += ["-cpu", "max", "-m", "768"]
+        command += ["-cpu", "max", "-m", "2560" if self.host else "768"]
+        if self.host:
+            command += ["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"]
         command += ["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]
         command += ["-kernel", self.kernel / "vmlinuz", "-initrd", self.initramfs, "-append", arguments]
         for name, image in (("disk", self.disk), ("result", result)):

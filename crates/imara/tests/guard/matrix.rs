@@ -5,6 +5,9 @@
 //! in log mode (boot 7) and fix mode (boot 8), where it had one, the files whose EVM label was good. A refusal is EPERM and not
 //! EACCES, which is all that fanotify can give.
 //!
+//! `tests/vm/scenarios/level2-suite` has the same compared at level 2, where mappings are refused when they are made, and labels when they
+//! are written.
+//!
 //! Changes of labels and attributes (boot 3) level 1 sees afterwards: what the kernel lets be done is done, and what comes after is
 //! compared; of what it refuses `OTHERWISE` says what level 1 makes of it. Each row of the table is compared or stands there.
 
@@ -12,6 +15,7 @@ use crate::scratch::*;
 use imara_engine::crypto;
 use imara_format::hash::{HashAlgorithm, from_hex, to_hex};
 use imara_format::label::encode_digest;
+use imara_linux::files;
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -81,7 +85,13 @@ fn make_files(scratch: &Scratch) {
             if name.ends_with("type9.good") {
                 label[0] = 9;
             }
-            set_label(&path, &label);
+            // A kernel that has IMA itself lets labels of types that nobody knows be written by nobody.
+            match files::set_xattr(File::open(&path).unwrap(), "security.ima", &label) {
+                Err(error) if level_2() && error.kind() == io::ErrorKind::InvalidInput => {
+                    fs::remove_file(&path).unwrap()
+                }
+                result => result.unwrap(),
+            }
         }
     }
 }
@@ -91,6 +101,10 @@ fn make_files(scratch: &Scratch) {
 enum Kind {
     Read,
     Execute,
+    /// Mapped executable; at level 1 that is decided when it is opened.
+    Map,
+    /// Mapped, and then made executable.
+    Protect,
     Append,
     Truncate,
     Create(&'static str),
@@ -113,6 +127,17 @@ const OTHERWISE: [(std::ops::RangeInclusive<u32>, &str); 10] = [
     (122..=122, "a mapping made after the open: level 2"),
     (151..=153, "labels that may not be written are, and do not pass: refused at level 2"),
     // The capability that the kernel asks for whoever measures.
+    (183..=186, "another user, whom the kernel refuses without asking IMA"),
+];
+
+/// The same of level 2, which can be asked about more.
+const OTHERWISE_AT_LEVEL_2: [(std::ops::RangeInclusive<u32>, &str); 7] = [
+    (4..=4, "the key's blob is the table's own"),
+    (80..=80, "mprotect: a verdict can be looked up there, which the kernel cannot make"),
+    (84..=84, "as above"),
+    (87..=91, "modules: tests/vm/scenarios/level2"),
+    (97..=99, "O_DIRECT is as any open"),
+    (122..=122, "not mapped as long as anybody can write: tests/vm/scenarios/level2"),
     (183..=186, "another user, whom the kernel refuses without asking IMA"),
 ];
 
@@ -145,6 +170,9 @@ fn change(number: u32) -> Option<(&'static str, &'static str)> {
         143 => ("w-sigmeta", "chmod 600 $F"),
         145 | 149 => ("w-md2", "setfattr -n security.ima -v 0x0404$HASH $F"),
         147 => ("w-md2", "setfattr -n security.ima -v 0x0404$(printf '77%.0s' $(seq 32)) $F"),
+        151 => ("w-md2", "setfattr -n security.ima -v 0x01$HASH1 $F"),
+        152 => ("w-md2", "setfattr -n security.ima -v 0x0402$HASH1 $F"),
+        153 => ("w-md2", "setfattr -n security.ima -v 0x0405$HASH384 $F"),
         154 => ("w-md2", "setfattr -n security.ima -v 0x0406$HASH512 $F"),
         156 => ("w-md2", "setfattr -n security.ima -v 0x0900 $F"),
         157 => ("w-md2", "setfattr -n security.ima -v 0x00 $F"),
@@ -183,11 +211,13 @@ fn access(number: u32, case: &str) -> Option<(Kind, &str)> {
     if let Some(name) = named("exec ") {
         return Some((Kind::Execute, name));
     }
-    // A mapping is decided on when the file is opened.
     if let Some(name) = named("mmap PROT_EXEC ") {
-        return Some((Kind::Read, name));
+        return Some((Kind::Map, name));
     }
-    if let Some((name, command)) = change(number) {
+    if let (Some(name), true) = (named("mprotect PROT_EXEC "), level_2()) {
+        return (!matches!(number, 80 | 84)).then_some((Kind::Protect, name));
+    }
+    if let Some((name, command)) = change(number).filter(|_| level_2() || !(151..=153).contains(&number)) {
         return Some((Kind::Attributes(command), name));
     }
     Some(match number {
@@ -232,9 +262,15 @@ fn access(number: u32, case: &str) -> Option<(Kind, &str)> {
     })
 }
 
-fn perform(kind: Kind, path: &Path) -> io::Result<()> {
+fn perform(scratch: &Scratch, kind: Kind, path: &Path) -> io::Result<()> {
+    let by_tool = |what| match output(&mut scratch.tool(&[what, path.to_str().unwrap()]))?.status.code() {
+        Some(0) => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code.unwrap())),
+    };
     match kind {
         Kind::Read => File::open(path).map(drop),
+        Kind::Map => by_tool("execute"),
+        Kind::Protect => by_tool("protect"),
         Kind::Execute => output(&mut command(path)).map(|done| assert!(done.status.success(), "{path:?}: {done:?}")),
         Kind::Append => OpenOptions::new().append(true).open(path)?.write_all(b"more"),
         Kind::Truncate => OpenOptions::new().write(true).truncate(true).open(path).map(drop),
@@ -251,11 +287,14 @@ fn perform(kind: Kind, path: &Path) -> io::Result<()> {
             // What is to be hashed may be read by nobody now; it is what the table's file is called.
             let content = format!("the quick brown fox {}", path.file_name().unwrap().to_str().unwrap());
             let hex = |algorithm| to_hex(crypto::hash(algorithm, &[content.as_bytes()]).unwrap().as_bytes());
-            let (hash, long) = (hex(HashAlgorithm::Sha256), hex(HashAlgorithm::Sha512));
             let mut shell = command("sh");
             shell.args(["-ec", script]).env("F", path).env("D", path.parent().unwrap());
-            must(shell.env("HASH", hash).env("HASH512", long));
-            Ok(())
+            shell.env("HASH", hex(HashAlgorithm::Sha256)).env("HASH512", hex(HashAlgorithm::Sha512));
+            shell.env("HASH1", hex(HashAlgorithm::Sha1)).env("HASH384", hex(HashAlgorithm::Sha384));
+            let done = output(&mut shell)?;
+            let refused = level_2() && !done.status.success();
+            assert!(refused || done.status.success(), "{done:?}");
+            if refused { Err(io::Error::from_raw_os_error(EPERM)) } else { Ok(()) }
         }
     }
 }
@@ -318,7 +357,8 @@ fn compare(scratch: &mut Scratch, boot: &str, mode: &str, least: usize) {
         if columns[2] != boot {
             continue;
         }
-        let otherwise = OTHERWISE.iter().any(|(rows, _)| rows.contains(&number));
+        let mut otherwise = if level_2() { &OTHERWISE_AT_LEVEL_2[..] } else { &OTHERWISE[..] }.iter();
+        let otherwise = otherwise.any(|(rows, _)| rows.contains(&number));
         let Some((kind, name)) = access(number, case) else {
             assert!(otherwise, "{row}: neither compared nor told");
             if boot == "boot3" && (151..=153).contains(&number) {
@@ -331,19 +371,46 @@ fn compare(scratch: &mut Scratch, boot: &str, mode: &str, least: usize) {
         if boot != "boot3" && (!evm_was_content(name) || number > 121) {
             continue;
         }
+        // The kernel refuses it in whatever mode, as it cannot appraise there.
+        if boot != "boot3" && matches!(kind, Kind::Protect) {
+            continue;
+        }
+        if level_2()
+            && name.contains(".good")
+            && !name.starts_with("badhash")
+            && matches!(kind, Kind::Read)
+            && !scratch.on(name).exists()
+        {
+            continue;
+        }
         let expected = columns[4].split("; ").find_map(|record| {
-            record.strip_prefix("appraise_data/").or(record.strip_prefix("collect_data/")).map(str::to_owned)
+            let kinds = ["appraise_data/", "collect_data/", "set_data/"].into_iter();
+            kinds.filter_map(|kind| record.strip_prefix(kind)).next().map(str::to_owned)
         });
-        let expected_refused = columns[3].contains("-1 E") && !WRITTEN.contains(&number);
+        // The kernel cannot appraise there; the guard looks its verdict up, and says what the file lacks.
+        let expected = match (kind, name) {
+            (Kind::Protect, "m-none") => Some("missing-hash".into()),
+            (Kind::Protect, "m-badhash") => Some("invalid-hash".into()),
+            (Kind::Protect, "m-unksig") => Some("invalid-signature".into()),
+            _ => expected,
+        };
+        let expected_refused = columns[3].contains("-1 E") && (level_2() || !WRITTEN.contains(&number));
         let mut attempt = || {
-            let refused = match perform(kind, &scratch.on(name)) {
+            let refused = match perform(scratch, kind, &scratch.on(name)) {
                 Ok(()) => false,
-                Err(error) if error.raw_os_error() == Some(EPERM) => true,
+                Err(error) if is_refusal(&error) => true,
                 Err(error) => panic!("{boot} {row}: {error}"),
             };
-            let status = scratch.status();
+            // What the programs of level 2 refuse is told a moment later.
+            if let (true, Some(_)) = (level_2(), &expected) {
+                eventually(row, PATIENCE, || scratch.asked_for_status()["counts"]["failed"].as_u64().unwrap() > failed);
+            }
+            let status = scratch.asked_for_status();
             let before = std::mem::replace(&mut failed, status["counts"]["failed"].as_u64().unwrap());
-            let cause = (failed > before).then(|| status["recent"][0]["cause"].as_str().unwrap().to_owned());
+            let cause = (failed > before).then(|| match status["recent"][0]["cause"].as_str() {
+                Some(cause) => cause.to_owned(),
+                None => panic!("{boot} {row}: {}", status["recent"][0]),
+            });
             // Of which the kernel writes no record.
             (refused, cause.filter(|cause| cause != "signed-file-opened-for-writing"))
         };

@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
@@ -16,10 +17,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// No single command or access may take longer.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// No single command or access may take longer, in a machine that QEMU translates either.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A guard that is older is killed.
-pub const LIFETIME: Duration = Duration::from_secs(90);
+pub const LIFETIME: Duration = Duration::from_secs(900);
 /// A file that changed longer ago than this can be remembered by its times.
 pub const SETTLED: Duration = Duration::from_millis(60);
 /// The user who is nobody in particular.
@@ -71,6 +72,15 @@ static int map(const char *path) {
     return 0;
 }
 
+/* execute FILE: a mapping that can be executed; protect FILE: one that is made so afterwards. */
+static int execute(const char *path, int afterwards) {
+    int file = open(path, O_RDONLY);
+    if (file < 0) return errno;
+    char *bytes = mmap(0, 4096, afterwards ? PROT_READ : PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+    if (bytes == MAP_FAILED || (afterwards && mprotect(bytes, 4096, PROT_READ | PROT_EXEC))) return errno;
+    return 0;
+}
+
 /* mix DIRECTORY FILES TIMES SEED: reads and runs its files; being refused is as good as not. */
 static int mix(const char *directory, int files, int times, unsigned seed) {
     char path[4096], byte;
@@ -95,9 +105,11 @@ static int mix(const char *directory, int files, int times, unsigned seed) {
 }
 
 int main(int count, char **arguments) {
-    alarm(60);
+    alarm(240);
     if (count == 5 && !strcmp(arguments[1], "open")) return opens(atoi(arguments[2]), arguments[3], atoi(arguments[4]));
     if (count == 3 && !strcmp(arguments[1], "map")) return map(arguments[2]);
+    if (count == 3 && !strcmp(arguments[1], "execute")) return execute(arguments[2], 0);
+    if (count == 3 && !strcmp(arguments[1], "protect")) return execute(arguments[2], 1);
     if (count == 6 && !strcmp(arguments[1], "mix"))
         return mix(arguments[2], atoi(arguments[3]), atoi(arguments[4]), atoi(arguments[5]));
     if (count == 3 && !strcmp(arguments[1], "load")) {
@@ -255,6 +267,17 @@ pub fn eventually(what: &str, patience: Duration, mut holds: impl FnMut() -> boo
     }
 }
 
+/// Whether guards reach level 2, as `tests/vm/scenarios/level2-suite` says where they do: what is asked at level 1 is refused in the kernel then.
+pub fn level_2() -> bool {
+    std::env::var_os("IMARA_TEST_LEVEL").is_some_and(|level| level == "2")
+}
+
+/// Whether somebody was refused: by fanotify, which can say `EPERM` alone, or by the programs of level 2, which say `EACCES` as IMA does.
+pub fn is_refusal(error: &io::Error) -> bool {
+    const EACCES: i32 = 13;
+    error.raw_os_error() == Some(EPERM) || level_2() && error.raw_os_error() == Some(EACCES)
+}
+
 /// Whether a program is let run; it must succeed then.
 pub fn runs(path: &Path) -> bool {
     let mut command = command(path);
@@ -263,7 +286,7 @@ pub fn runs(path: &Path) -> bool {
             assert!(done.status.success(), "{command:?}: {done:?}");
             true
         }
-        Err(error) if error.raw_os_error() == Some(EPERM) => false,
+        Err(error) if is_refusal(&error) => false,
         Err(error) => panic!("{command:?}: {error}"),
     }
 }
@@ -272,7 +295,7 @@ pub fn runs(path: &Path) -> bool {
 pub fn opens(path: &Path) -> bool {
     match File::open(path) {
         Ok(_) => true,
-        Err(error) if error.raw_os_error() == Some(EPERM) => false,
+        Err(error) if is_refusal(&error) => false,
         Err(error) => panic!("{}: {error}", path.display()),
     }
 }
@@ -419,6 +442,17 @@ impl Scratch {
         self.json(&["status", "--json"])
     }
 
+    /// The same, asked of the guard by this process itself, for who asks hundreds of times.
+    pub fn asked_for_status(&self) -> Value {
+        let mut guard = UnixStream::connect(self.run.join("control.sock")).unwrap();
+        guard.set_read_timeout(Some(PATIENCE)).unwrap();
+        guard.write_all(b"{\"command\":\"status\"}\n").unwrap();
+        let mut lines = BufReader::new(guard).lines();
+        let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+        assert!(next()["taken"].is_u64(), "first of all");
+        next()["ok"].take()
+    }
+
     pub fn events(&self) -> u64 {
         self.status()["kernel"]["events"].as_u64().unwrap()
     }
@@ -509,6 +543,10 @@ impl Scratch {
             }
         }
         self.guards.push(guard);
+        if level_2() && !more.contains(&"--level") {
+            let status = self.status();
+            assert_eq!(status["level"], 2, "{status}");
+        }
         Ok(())
     }
 
