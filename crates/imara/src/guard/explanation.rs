@@ -224,10 +224,10 @@ pub fn remedy(cause: Cause, path: &Path, allowed: Option<HashAlgorithm>) -> Stri
         Cause::MissingHash | Cause::InvalidHash => {
             format!("imara sign -k /etc/keys/privkey_ima.pem {file}    # if its content is what you meant")
         }
-        Cause::DeniedHashAlgorithm | Cause::UnavailableHashAlgorithm => {
-            let allowed = allowed.unwrap_or(HashAlgorithm::Sha256).name();
-            format!("imara sign -k /etc/keys/privkey_ima.pem -a {allowed} {file}")
-        }
+        Cause::DeniedHashAlgorithm | Cause::UnavailableHashAlgorithm => match allowed {
+            Some(allowed) => format!("imara sign -k /etc/keys/privkey_ima.pem -a {} {file}", allowed.name()),
+            None => format!("imara explain {file}    # tells which hash algorithm the rule takes"),
+        },
         Cause::Immutable => format!("setfattr -x security.ima {file}    # then change it, and sign it again"),
         Cause::Writers => format!("fuser -v {file}    # tells who has it open for writing"),
         Cause::CollectFailed => format!("sha256sum {file}    # tells why it cannot be read"),
