@@ -28,7 +28,7 @@ use crate::trace::TraceSink;
 use imara_format::hash::HashAlgorithm;
 use imara_format::policy::Func;
 use imara_format::template::Template;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// What a bad appraisal leads to.
@@ -87,7 +87,7 @@ pub struct Checker {
     policy: RwLock<Arc<ActivePolicy>>,
     keys: RwLock<Arc<Keyring>>,
     /// How often what verdicts go by has changed.
-    trusted: AtomicU64,
+    trusted: AtomicU32,
     evm: Option<Arc<Evm>>,
     log: Arc<MeasurementLog>,
     template: Template,
@@ -95,7 +95,7 @@ pub struct Checker {
     mode: AtomicU8,
     audit: Box<dyn AuditSink>,
     /// Inodes whose digest label follows their content, once the last writer has gone.
-    maintained: Sharded<InodeId, Option<Content>>,
+    maintained: Sharded<InodeId, label_update::Followed>,
     /// Labels that the policy does not let be written.
     label_writes: LabelWrites,
     /// Inodes whose present writer has been listed as a violation.
@@ -133,7 +133,7 @@ impl Checker {
         Self {
             policy: RwLock::new(Arc::new(ActivePolicy::new(policy))),
             keys: RwLock::new(Arc::new(keys)),
-            trusted: AtomicU64::new(0),
+            trusted: AtomicU32::new(0),
             evm: None,
             log,
             template,

@@ -8,15 +8,62 @@
 //! The label is written where there has been a writer: one that was asked about; or one that was not, which its content's times
 //! show, or the notice of the last close. A label alone that is another than before stays, and is judged as it is.
 //!
+//! Until then the verdict by which a writer was let in stands for whoever opens the file, as in the kernel: the label is behind the
+//! content, and it would be wrong to ask it.
+//!
 //! Source: `ima_check_last_writer`, security/integrity/ima/ima_main.c; `ima_update_xattr`, security/integrity/ima/ima_appraise.c.
 
 use super::steps::SIGNATURE;
 use super::{Access, Checker, File};
-use crate::cache::{InodeId, Stamp, is_settled};
+use crate::cache::{InodeId, Record, Stamp, is_settled};
 use crate::evm;
-use imara_format::hash::Digest;
+use crate::policy::{Decision, Slot};
+use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::label;
+use std::collections::hash_map::Entry;
 use std::io;
+use std::sync::atomic::Ordering;
+
+/// A file whose label follows its content.
+#[derive(Debug)]
+pub(super) struct Followed {
+    /// From which content on; `None` for whatever it is.
+    since: Option<Content>,
+    verdict: Option<Verdict>,
+    /// The verdict by the label that is just being written.
+    coming: Option<Box<Verdict>>,
+    /// How often it was to be followed: a label that is written when somebody has come meanwhile may be behind again.
+    times: u32,
+}
+
+/// How much of the digest is kept.
+const BEGINNING: usize = 16;
+
+/// That a file passed by its digest label before it was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Verdict {
+    /// What it went by (see `Checker::trusted`).
+    trusted: u32,
+    algorithm: HashAlgorithm,
+    beginning: [u8; BEGINNING],
+}
+
+impl Verdict {
+    fn of(record: &Record, trusted: u32) -> Option<Self> {
+        let passed = !record.immutable && record.passes(Slot::File, false, None);
+        Self::by(record.collected.as_ref().filter(|_| passed)?, trusted)
+    }
+
+    fn by(digest: &Digest, trusted: u32) -> Option<Self> {
+        Some(Self { trusted, algorithm: digest.algorithm(), beginning: *digest.as_bytes().first_chunk()? })
+    }
+
+    /// Whether this is still the label.
+    fn is_by(&self, label: &[u8]) -> bool {
+        label::algorithm_of(label) == Some(self.algorithm)
+            && label::digest_part(label).is_some_and(|digest| digest.starts_with(&self.beginning))
+    }
+}
 
 /// The content that a label stood beside while nobody wrote, as far as that shows from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,25 +94,65 @@ impl Content {
 }
 
 impl Checker {
-    /// Has the label follow the file's next change (see [`Checker::refresh`]): from this content on, or whatever it is.
-    pub fn maintain(&self, id: InodeId, content: Option<Content>) {
+    /// Has the label follow the file's next change (see [`Checker::refresh`]): from this content on, or whatever it is. `known` is
+    /// what is known of the file in its present state.
+    pub fn maintain(&self, id: InodeId, content: Option<Content>, known: Option<&Record>) {
+        let verdict = known.and_then(|record| Verdict::of(record, self.trusted_now()));
         let mut shard = self.maintained.shard(&id);
         if shard.len() >= self.maintained.room() {
             shard.clear();
         }
-        let since = shard.entry(id).or_insert(content);
+        let new = || Followed { since: content, verdict, coming: None, times: 0 };
+        let followed = shard.entry(id).or_insert_with(new);
+        followed.times = followed.times.wrapping_add(1);
         // What is followed already may have changed since it was.
         if content.is_none() {
-            *since = None;
+            followed.since = None;
         }
+        followed.verdict = verdict.or(followed.verdict);
+    }
+
+    fn trusted_now(&self) -> u32 {
+        self.trusted.load(Ordering::SeqCst)
     }
 
     /// The same for whoever is asked about.
-    pub(super) fn maintain_from(&self, access: &Access<'_>, stamp: Option<&Stamp>) {
+    pub(super) fn maintain_from(&self, access: &Access<'_>, stamp: Option<&Stamp>, known: Option<&Record>) {
         let file = access.file;
         let unwritten = !access.writes && file.nobody_writes() == Some(true);
         let content = stamp.filter(|_| unwritten).and_then(|stamp| Content::of(file, stamp, access.now));
-        self.maintain(file.id(), content);
+        self.maintain(file.id(), content, known);
+    }
+
+    /// Whether a file that somebody can write to now passes by the verdict from before he came, as its label has not followed yet.
+    ///
+    /// # Errors
+    /// What reading the label says.
+    pub(super) fn passes_while_written(&self, access: &Access<'_>, decision: &Decision) -> io::Result<bool> {
+        let (file, flags) = (access.file, decision.flags);
+        if decision.appraise_slot != Slot::File || flags.signature_required || flags.verity_required {
+            return Ok(false);
+        }
+        let verdicts = |id: &InodeId| match self.maintained.shard(id).get(id) {
+            Some(followed) => [followed.verdict, followed.coming.as_deref().copied()],
+            None => [None; 2],
+        };
+        let trusted = self.trusted_now();
+        let counts = |verdict: &Verdict| {
+            verdict.trusted == trusted
+                && decision.allowed_algorithms.is_none_or(|allowed| allowed.contains(verdict.algorithm))
+        };
+        if verdicts(&file.id())[0].is_none_or(|verdict| !counts(&verdict)) || file.nobody_writes() != Some(false) {
+            return Ok(false);
+        }
+        // What is coming is announced before it is written, and kept afterwards.
+        let label = file.xattr("security.ima")?.unwrap_or_default();
+        if verdicts(&file.id()).iter().flatten().any(|verdict| counts(verdict) && verdict.is_by(&label)) {
+            return Ok(true);
+        }
+        // Somebody has set another one, which is judged as it is, and stays.
+        self.maintained.shard(&file.id()).remove(&file.id());
+        Ok(false)
     }
 
     /// Whether the label follows the file's next change.
@@ -92,7 +179,8 @@ impl Checker {
     /// Always in the default hash, as the kernel does at the last close. A signature is never replaced.
     fn update_label(&self, file: &dyn File, told: bool) -> io::Result<bool> {
         let id = file.id();
-        let Some(since) = self.maintained.shard(&id).get(&id).copied() else {
+        let followed = self.maintained.shard(&id).get(&id).map(|followed| (followed.since, followed.times));
+        let Some((since, times)) = followed else {
             return Ok(false);
         };
         if file.nobody_writes() != Some(true) {
@@ -103,7 +191,22 @@ impl Checker {
         {
             return Ok(false);
         }
-        self.maintained.shard(&id).remove(&id);
+        let result = self.follow(file);
+        let written = result.as_ref().is_ok_and(|written| *written);
+        let mut shard = self.maintained.shard(&id);
+        if let Entry::Occupied(mut followed) = shard.entry(id) {
+            if followed.get().times == times {
+                followed.remove();
+            } else if let (Some(coming), true) = (followed.get_mut().coming.take(), written) {
+                followed.get_mut().verdict = Some(*coming);
+            }
+        }
+        result
+    }
+
+    /// Whether the label was behind the content, and has been written.
+    fn follow(&self, file: &dyn File) -> io::Result<bool> {
+        let id = file.id();
         let label = file.xattr("security.ima")?;
         if label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE) {
             return Ok(false);
@@ -123,11 +226,15 @@ impl Checker {
             }
             None => false,
         };
-        if !unchanged {
-            self.write_label(file, &now)?;
-            self.cache.forget(id);
+        if unchanged {
+            return Ok(false);
         }
-        Ok(!unchanged)
+        if let Some(followed) = self.maintained.shard(&id).get_mut(&id) {
+            followed.coming = Verdict::by(&now, self.trusted_now()).map(Box::new);
+        }
+        self.write_label(file, &now)?;
+        self.cache.forget(id);
+        Ok(true)
     }
 
     /// Writes a digest label; EVM's follows, whatever it was.

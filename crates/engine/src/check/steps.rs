@@ -30,7 +30,7 @@ struct Decided {
     hook: Hook,
     decision: Decision,
     /// What verdicts went by then (see `Checker::trusted`).
-    trusted: u64,
+    trusted: u32,
 }
 
 /// Step 2's result: what is still to do.
@@ -211,7 +211,7 @@ impl Checker {
         let appraise = decision.appraise.is_some() && self.mode() != Mode::Off;
         if decision.measure.is_none() && !appraise && decision.audit.is_none() {
             if decision.hash.is_some() {
-                self.maintain_from(access, access.file.stamp().ok().as_ref());
+                self.maintain_from(access, access.file.stamp().ok().as_ref(), None);
             }
             return Ok(Err(Judged::PASSED));
         }
@@ -229,7 +229,10 @@ impl Checker {
         }
         let pcr = decision.pcr.unwrap_or(self.log.pcr());
         let algorithms = decision.allowed_algorithms.as_ref();
-        let passed = record.passes(decision.appraise_slot, decision.flags.signature_required, algorithms);
+        let passed = record.passes(decision.appraise_slot, decision.flags.signature_required, algorithms)
+            || (appraise
+                && nobody_writes == Some(false)
+                && self.passes_while_written(access, decision).map_err(Trouble::Collect)?);
         let pending = Pending {
             measure: (decision.measure.is_some() && record.measured >> pcr & 1 == 0).then_some(pcr),
             appraise: appraise && !passed,
@@ -241,7 +244,7 @@ impl Checker {
             self.counters.known.fetch_add(1, Ordering::Relaxed);
             let immutable = appraise && access.writes && pending.record.immutable;
             if decision.hash.is_some() || (appraise && access.writes && !immutable) {
-                self.maintain_from(access, Some(&stamp));
+                self.maintain_from(access, Some(&stamp), Some(&pending.record));
             }
             return Ok(Err(if immutable { self.refuse_write(access, &pending.decided) } else { Judged::PASSED }));
         }
@@ -436,7 +439,7 @@ impl Checker {
         // As in the kernel: `hash` follows every change, `appraise` those of a writer who found the label right.
         let appraised = (appraisal_passed || fixed) && access.writes && decided.decision.appraise_slot == Slot::File;
         if !signed && !immutable && (decided.decision.hash.is_some() || appraised) {
-            self.maintain_from(access, Some(&record.stamp));
+            self.maintain_from(access, Some(&record.stamp), Some(&record));
         }
         let stable = self.keep(record, access, decided.trusted);
         let enforced = decided.decision.appraise.is_some() && self.mode() != Mode::Off;
@@ -470,7 +473,7 @@ impl Checker {
     }
 
     /// Remembers a record, unless the file changed meanwhile or somebody can change it unseen; whether neither is so.
-    fn keep(&self, mut record: Record, access: &Access<'_>, trusted: u64) -> bool {
+    fn keep(&self, mut record: Record, access: &Access<'_>, trusted: u32) -> bool {
         let unchanged = access.file.stamp().is_ok_and(|stamp| stamp == record.stamp);
         let nobody_writes = access.file.nobody_writes();
         record.settled = is_settled(&record.stamp, access.now);

@@ -405,6 +405,56 @@ fn a_digest_label_follows_the_content_once_the_last_writer_has_gone() {
 }
 
 #[test]
+fn while_somebody_writes_the_verdict_from_before_stands_unless_the_label_is_another() {
+    const READ: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 4 }];
+    const MAP: [Hook; 1] = [Hook { func: Func::MmapCheck, mask: 1 }];
+    let bench = bench("appraise func=FILE_CHECK\nappraise func=MMAP_CHECK", Mode::Enforce);
+    let (file, task) = (Fake::new(b"x"), User(0));
+    file.label_with_digest();
+    let writer = Access { file: &file, task: &task, created: false, writes: true, now: NOW };
+    let wrong = Verdict::Deny(Cause::InvalidHash);
+
+    file.writers.set(true);
+    assert_eq!(bench.checker.check(&writer, &READ), Verdict::Allow);
+    file.change(b"y", 2);
+    assert_eq!(bench.check(&file, 0, &READ), Verdict::Allow, "the label is behind the content");
+    assert_eq!(bench.check(&file, 0, &MAP), wrong, "a use of which nothing was known");
+    file.writers.set(false);
+    assert!(bench.checker.refresh(&file).unwrap());
+
+    // Who comes before the last close is seen to.
+    file.writers.set(true);
+    assert_eq!(bench.checker.check(&writer, &READ), Verdict::Allow);
+    file.change(b"z", 3);
+    assert_eq!(bench.checker.check(&writer, &READ), Verdict::Allow);
+    file.writers.set(false);
+    assert!(bench.checker.refresh(&file).unwrap());
+
+    file.writers.set(true);
+    assert_eq!(bench.checker.check(&writer, &READ), Verdict::Allow);
+    file.change(b"xyz", 4);
+    *file.label.borrow_mut() = Some(label::encode_digest(&Digest::ones(HashAlgorithm::Sha256)));
+    assert_eq!(bench.checker.check(&writer, &READ), wrong, "somebody has set another one");
+    file.writers.set(false);
+    assert!(!bench.checker.refresh(&file).unwrap(), "and it stays");
+    assert_eq!(bench.check(&file, 0, &READ), wrong);
+}
+
+#[test]
+fn other_keys_end_the_verdict_from_before_a_writer() {
+    const READ: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 4 }];
+    let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);
+    let (file, task) = (Fake::new(b"x"), User(0));
+    file.label_with_digest();
+    file.writers.set(true);
+    let writer = Access { file: &file, task: &task, created: false, writes: true, now: NOW };
+    assert_eq!(bench.checker.check(&writer, &READ), Verdict::Allow);
+    file.change(b"y", 2);
+    bench.checker.replace_keys(Arc::new(Keyring::new()), None);
+    assert_eq!(bench.check(&file, 0, &READ), Verdict::Deny(Cause::InvalidHash));
+}
+
+#[test]
 fn a_label_is_written_where_there_was_a_writer_and_never_because_it_is_wrong() {
     let stamp = Stamp { size: 1, modified: 1, changed: 1 };
     let changed = Stamp { changed: 2, ..stamp };
@@ -422,12 +472,12 @@ fn a_label_is_written_where_there_was_a_writer_and_never_because_it_is_wrong() {
         let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);
         let file = Fake::new(b"x");
         if by != "somebody who was asked" {
-            bench.checker.maintain(file.id(), Content::of(&file, &judged, NOW));
+            bench.checker.maintain(file.id(), Content::of(&file, &judged, NOW), None);
         }
         if by != "root unasked" {
-            bench.checker.maintain(file.id(), None);
+            bench.checker.maintain(file.id(), None, None);
         }
-        bench.checker.maintain(file.id(), Content::of(&file, &judged, NOW));
+        bench.checker.maintain(file.id(), Content::of(&file, &judged, NOW), None);
         *file.label.borrow_mut() = Some(label::encode_digest(&Digest::ones(HashAlgorithm::Sha256)));
         file.stamp.set(now);
         let update = if told { Checker::refresh_after_close } else { Checker::refresh };

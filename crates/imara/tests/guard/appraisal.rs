@@ -3,7 +3,7 @@
 use crate::scratch::*;
 use imara_engine::crypto;
 use imara_format::hash::HashAlgorithm;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -228,4 +228,27 @@ fn an_explanation_names_everything_and_its_remedy_works_as_typed() {
     let missing = scratch.imara(&["explain", "/no/such/file"]);
     assert_eq!(missing.status.code(), Some(1), "{missing:?}");
     assert!(text(&missing.stderr).contains("/no/such/file"), "{missing:?}");
+}
+
+#[test]
+fn who_writes_again_and_again_is_never_refused_by_the_label_of_a_moment_ago() {
+    let mut scratch = scratch!("who_writes_again_and_again_is_never_refused_by_the_label_of_a_moment_ago");
+    let files = [scratch.data("roots", 0), scratch.data("users", USER)];
+    for file in &files {
+        set_label(file, &digest_label(file, HashAlgorithm::Sha256));
+    }
+    settle();
+    let uuid = scratch.uuid();
+    scratch.guard(&format!("appraise func=FILE_CHECK fsuuid={uuid}\n"), "enforce");
+    for file in &files {
+        let refused = (0..500).filter(|_| match OpenOptions::new().append(true).open(file) {
+            Ok(mut file) => file.write_all(b"more\n").is_err(),
+            Err(error) => {
+                assert!(is_refusal(&error), "{error}");
+                true
+            }
+        });
+        assert_eq!(refused.count(), 0, "{}", file.display());
+        eventually("the label follows", PATIENCE, || label(file) == Some(digest_label(file, HashAlgorithm::Sha256)));
+    }
 }
