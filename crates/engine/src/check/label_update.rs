@@ -22,6 +22,7 @@ use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::label;
 use std::collections::hash_map::Entry;
 use std::io;
+use std::num::NonZeroI64;
 use std::sync::atomic::Ordering;
 
 /// A file whose label follows its content.
@@ -36,8 +37,8 @@ pub(super) struct Followed {
     times: u32,
 }
 
-/// How much of the digest is kept.
-const BEGINNING: usize = 16;
+/// How much of the digest is kept: enough to tell that the label is another, and there may be as many of these as files.
+const BEGINNING: usize = 12;
 
 /// That a file passed by its digest label before it was written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,7 @@ pub struct Content {
     size: u64,
     modified: i64,
     /// The last change of content or attributes: the notice of a close that was there before comes late.
-    changed: i64,
+    changed: NonZeroI64,
 }
 
 impl Content {
@@ -83,8 +84,8 @@ impl Content {
     }
 
     fn shown(stamp: &Stamp) -> Option<Self> {
-        let (modified, changed) = (stamp.modified.try_into().ok()?, stamp.changed.try_into().ok()?);
-        Some(Self { size: stamp.size, modified, changed })
+        let changed = NonZeroI64::new(stamp.changed.try_into().ok()?)?;
+        Some(Self { size: stamp.size, modified: stamp.modified.try_into().ok()?, changed })
     }
 
     /// Whether it may have been written to since, with the last close told or not.
@@ -124,7 +125,7 @@ impl Checker {
         self.maintain(file.id(), content, known);
     }
 
-    /// Whether a file that somebody can write to now passes by the verdict from before he came, as its label has not followed yet.
+    /// Whether a file passes by the verdict from before somebody came who can write to it now, as its label has not followed yet.
     ///
     /// # Errors
     /// What reading the label says.
@@ -142,7 +143,7 @@ impl Checker {
             verdict.trusted == trusted
                 && decision.allowed_algorithms.is_none_or(|allowed| allowed.contains(verdict.algorithm))
         };
-        if verdicts(&file.id())[0].is_none_or(|verdict| !counts(&verdict)) || file.nobody_writes() != Some(false) {
+        if !verdicts(&file.id())[0].is_some_and(|verdict| counts(&verdict)) {
             return Ok(false);
         }
         // What is coming is announced before it is written, and kept afterwards.
