@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct ActivePolicy {
     compiled: CompiledPolicy,
+    serial: u64,
     /// For each rule, how many hooks it decided, do or don't.
     hits: Box<[AtomicU64]>,
 }
@@ -29,8 +30,14 @@ impl Deref for ActivePolicy {
 impl ActivePolicy {
     /// Puts a policy in force that has decided nothing yet.
     pub fn new(compiled: CompiledPolicy) -> Self {
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
         let hits = compiled.rules().iter().map(|_| AtomicU64::new(0)).collect();
-        Self { compiled, hits }
+        Self { compiled, serial: SERIAL.fetch_add(1, Ordering::Relaxed), hits }
+    }
+
+    /// What no other policy of this process has, from 1 on: for what is worked out once for each.
+    pub const fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// Counts what was decided.
@@ -54,7 +61,8 @@ impl ActivePolicy {
 ///
 /// Of `filesystem` only the file system's facts are looked at, not owner and group.
 pub fn decide_alike(one: &CompiledPolicy, other: &CompiledPolicy, funcs: &[Func], filesystem: &FileFacts<'_>) -> bool {
-    funcs.iter().all(|func| concerned(one, *func, filesystem).eq(concerned(other, *func, filesystem)))
+    let rules = |policy, func| concerned(policy, func, filesystem).map(|rule| Rule { line: 0, ..rule.clone() });
+    funcs.iter().all(|func| rules(one, *func).eq(rules(other, *func)))
 }
 
 /// Whether the policy could have something done for some file of this file system, by one of these hooks. When in doubt it
@@ -72,7 +80,7 @@ pub fn has_something_done(policy: &CompiledPolicy, funcs: &[Func], filesystem: &
             if rule.action.does() {
                 return true;
             }
-            if decides_for_all(&rule) {
+            if decides_for_all(rule) {
                 open = open.without(class);
             }
         }
@@ -101,18 +109,14 @@ fn decides_for_all(rule: &Rule) -> bool {
         && lsm.is_empty()
 }
 
-/// The rules that could decide an event of this hook on this file system, but for where they stand in their file.
-fn concerned(policy: &CompiledPolicy, func: Func, filesystem: &FileFacts<'_>) -> impl Iterator<Item = Rule> {
+/// The rules that could decide an event of this hook on this file system.
+fn concerned<'a>(policy: &'a CompiledPolicy, func: Func, filesystem: &FileFacts<'_>) -> impl Iterator<Item = &'a Rule> {
     let classes = policy.classes();
-    policy
-        .rules()
-        .iter()
-        .filter(move |rule| {
-            rule.func.is_none_or(|wanted| wanted == func)
-                && classes.contains(rule.action.class())
-                && is_for_filesystem(rule, filesystem)
-        })
-        .map(|rule| Rule { line: 0, ..rule.clone() })
+    policy.rules().iter().filter(move |rule| {
+        rule.func.is_none_or(|wanted| wanted == func)
+            && classes.contains(rule.action.class())
+            && is_for_filesystem(rule, filesystem)
+    })
 }
 
 fn is_for_filesystem(rule: &Rule, filesystem: &FileFacts<'_>) -> bool {

@@ -8,6 +8,7 @@ use crate::sys::lease;
 use imara_engine::audit::TaskIdentity;
 use imara_engine::cache::{InodeId, Stamp};
 use imara_engine::check::{File, Task};
+use imara_engine::crypto;
 use imara_engine::evm::Place;
 use imara_engine::policy::{FileFacts, Subject};
 use imara_format::elf::{Elf, FILE_HEADER, ProgramHeaders};
@@ -15,7 +16,7 @@ use imara_format::evm::InodeMetadata;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::policy::Func;
 use rustix::fs::{Stat, StatVfsMountFlags};
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -24,6 +25,9 @@ use std::time::Duration;
 
 /// What is left to root alone is open to nobody else for writing: no lease is needed.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// Up to this size a file that is about to be hashed is read whole where its headers are wanted first.
+const SMALL: i64 = 16 << 10;
 
 /// The time that a change of a file would be given now, in nanoseconds since 1970. That is the clock's value at the last tick,
 /// which a busy machine can be late with: by a finer clock a change could seem to be long ago and the next one have the same time.
@@ -67,6 +71,12 @@ pub struct OpenedFile<'a> {
     seen: Option<Seen>,
     /// Whether leases can be asked of its descriptor.
     leasable: Cell<bool>,
+    /// Whether it is about to be hashed.
+    to_be_hashed: bool,
+    /// Its content, where it is small and nobody could write to it since the last look.
+    content: RefCell<Option<Content>>,
+    /// Whether a look from before it was read will do after it.
+    steady: bool,
     /// Asked between two pieces of a large file: whoever ends the guard does not wait until it has been read.
     goes_on: Option<&'a dyn Fn() -> bool>,
 }
@@ -93,6 +103,9 @@ impl<'a> OpenedFile<'a> {
             writers: Writers::Unknown,
             seen: None,
             leasable: Cell::new(false),
+            to_be_hashed: false,
+            content: RefCell::default(),
+            steady: false,
             goes_on: None,
         })
     }
@@ -113,6 +126,9 @@ impl<'a> OpenedFile<'a> {
             writers: Writers::Unknown,
             seen: Some(Seen::of(&stat)),
             leasable: Cell::new(false),
+            to_be_hashed: false,
+            content: RefCell::default(),
+            steady: false,
             goes_on: Some(goes_on),
         }
     }
@@ -155,6 +171,19 @@ impl<'a> OpenedFile<'a> {
         self.writers == Writers::KeptAway
     }
 
+    /// Nothing is known of it yet: where its headers are looked at, its content is read with them.
+    pub(crate) fn expect_hashing(&mut self) {
+        self.to_be_hashed = true;
+    }
+
+    /// What was seen of it before it is read will do afterwards, where another look could find nothing that counts: nobody could
+    /// write to it; root alone may open it for that, and is asked about and waits for this decision; and whoever changes it in
+    /// another way changes its times, by which what is found out is kept, and which are compared before it is let pass unasked. Not
+    /// for what is about to be run, which nobody may be changing meanwhile.
+    pub(crate) fn trust_look(&mut self) {
+        self.steady = self.root_only() && self.times_tell();
+    }
+
     /// Whether another inode holds its data.
     pub(crate) fn is_on_overlay(&self) -> bool {
         self.filesystem.name == "overlay"
@@ -173,7 +202,8 @@ impl<'a> OpenedFile<'a> {
             _ if self.is_elsewhere() => None,
             Writers::KeptAway => Some(true),
             Writers::Unknown => {
-                if !self.leasable.get() {
+                // Where root alone can be in the lease's way, its breaking may look like lost signals.
+                if !self.root_only() && !self.leasable.get() {
                     lease::prepare(self.file).ok()?;
                     self.leasable.set(true);
                 }
@@ -189,7 +219,20 @@ impl<'a> OpenedFile<'a> {
         }
     }
 
+    /// Reads it whole, where it is small and its digest is wanted next; not where it may change meanwhile.
+    fn read_ahead(&self) {
+        let quiet = self.seen.as_ref().is_some_and(|seen| seen.nobody_writes.get() == Some(Some(true)));
+        if self.to_be_hashed && quiet && self.stat.st_size <= SMALL {
+            self.content.replace(Content::read(self.file, self.stat.st_size as usize));
+        }
+    }
+
     fn read(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
+        if let Some(content) = &*self.content.borrow() {
+            let from = content.0.len().min(usize::try_from(offset).ok()?);
+            let to = content.0.len().min(from.checked_add(length)?);
+            return Some(content.0[from..to].to_vec());
+        }
         let mut bytes = vec![0; length];
         let read = rustix::io::pread(self.file, &mut bytes, offset).ok()?;
         bytes.truncate(read);
@@ -199,6 +242,7 @@ impl<'a> OpenedFile<'a> {
     /// Its ELF headers, if it has any.
     pub fn elf(&self) -> Option<Elf> {
         *self.elf.get_or_init(|| {
+            self.read_ahead();
             let headers = ProgramHeaders::parse(&self.read(0, FILE_HEADER)?)?;
             Some(Elf::parse(&headers, &self.read(headers.offset, headers.length())?))
         })
@@ -240,6 +284,27 @@ impl<'a> OpenedFile<'a> {
         let bytes = self.read(offset, length)?;
         let path = bytes.split(|byte| *byte == 0).next()?;
         String::from_utf8(path.to_vec()).ok().filter(|path| path.starts_with('/'))
+    }
+}
+
+/// A small file's content, in a buffer that serves one file after the other.
+struct Content(Vec<u8>);
+
+thread_local! {
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl Content {
+    fn read(file: BorrowedFd<'_>, size: usize) -> Option<Self> {
+        let mut content = Self(SPARE.take());
+        content.0.resize(size, 0);
+        (rustix::io::pread(file, &mut content.0[..], 0) == Ok(size)).then_some(content)
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        SPARE.set(std::mem::take(&mut self.0));
     }
 }
 
@@ -337,7 +402,14 @@ impl File for OpenedFile<'_> {
     fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
         let goes_on = || self.goes_on.is_none_or(|goes_on| goes_on());
         let quiet = self.seen.as_ref().filter(|seen| seen.nobody_writes.get() == Some(Some(true)));
-        match quiet.and_then(|seen| seen.stamp.get()) {
+        let stamp = quiet.and_then(|seen| seen.stamp.get());
+        if let (Some(stamp), Some(content)) = (stamp, &*self.content.borrow())
+            && stamp.size == content.0.len() as u64
+        {
+            return crypto::hash(algorithm, &[&content.0])
+                .map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error));
+        }
+        match stamp {
             // Whether it was so until its end is seen afterwards.
             Some(stamp) => files::digest_of_size_while(self.file, stamp.size, algorithm, goes_on),
             None => files::digest_while(self.file, algorithm, goes_on),
@@ -365,9 +437,16 @@ impl File for OpenedFile<'_> {
     }
 
     fn look_again(&self) {
+        self.content.take();
         if let Some(seen) = &self.seen {
             seen.stamp.set(None);
             seen.nobody_writes.set(None);
+        }
+    }
+
+    fn was_read(&self) {
+        if !self.steady {
+            self.look_again();
         }
     }
 
@@ -430,5 +509,35 @@ impl Task for OpeningTask {
 
     fn command(&self) -> Vec<u8> {
         self.credentials().command.clone().into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn what_was_read_with_the_headers_serves_until_it_is_looked_at_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for size in [0, 1, 63, 8 << 10, 16 << 10, (16 << 10) + 1] {
+            let [before, after] = [b'a', b'b'].map(|byte| vec![byte; size]);
+            std::fs::write(&path, &before).unwrap();
+            let opened = std::fs::File::open(&path).unwrap();
+            let stat = rustix::fs::fstat(&opened).unwrap();
+            let filesystem = Arc::new(mounts::filesystem_of(opened.as_fd()).unwrap());
+            let goes_on = || true;
+            let mut file = OpenedFile::of_event(opened.as_fd(), stat, filesystem, &goes_on);
+            file.expect_hashing();
+            let quiet = file.nobody_writes() == Some(true);
+            assert_eq!(file.elf(), None);
+            assert_eq!(file.content.borrow().is_some(), quiet && size <= 16 << 10, "{size}");
+            let digest = |content: &[u8]| crypto::hash(HashAlgorithm::Sha256, &[content]).unwrap();
+            assert_eq!(file.digest(HashAlgorithm::Sha256).unwrap(), digest(&before));
+            std::fs::write(&path, &after).unwrap();
+            file.look_again();
+            assert_eq!(file.digest(HashAlgorithm::Sha256).unwrap(), digest(&after), "{size}");
+        }
     }
 }

@@ -83,6 +83,10 @@ pub trait File {
     /// What follows must not go by a look at it from before: its content has been read since, or time has passed. For a file that
     /// keeps its state and whether anybody writes from one look to the next.
     fn look_again(&self) {}
+    /// The same after its content was read, where the one who asks may know that a look will find nothing new.
+    fn was_read(&self) {
+        self.look_again();
+    }
     /// Whether every change shows in its times, stores through mappings included.
     fn times_tell(&self) -> bool;
 }

@@ -178,7 +178,7 @@ impl Checker {
             }
         });
         // Whether it is what it was before it was read.
-        access.file.look_again();
+        access.file.was_read();
         Some(match result {
             Ok(appraised) if !last && attributes_changed(&appraised, access) => return None,
             Ok(appraised) => {

@@ -540,13 +540,18 @@ impl Drop for Guard {
 
 impl Shared {
     /// What is to be asked about on a file system while a policy is in force.
-    fn wanted_on(&self, policy: &CompiledPolicy, superblock: &Superblock) -> Mask {
+    fn wanted_on(&self, policy: &ActivePolicy, superblock: &Superblock) -> Mask {
         if self.ask_always.load(Ordering::SeqCst) {
             return EVERYTHING;
         }
+        if let Some(mask) = superblock.wanted.get(policy) {
+            return mask;
+        }
         let does = |funcs: &[Func]| has_something_done(policy, funcs, &superblock.facts());
         let loaded = self.level2.is_some() && does(&level2::LOADED);
-        masked(loaded || does(&OPENED), does(&EXECUTED))
+        let mask = masked(loaded || does(&OPENED), does(&EXECUTED));
+        superblock.wanted.set(policy, mask);
+        mask
     }
 
     /// The group that asks about a file system.

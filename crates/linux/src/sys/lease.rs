@@ -29,8 +29,8 @@ pub fn prepare(file: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Whether a read lease could be had, that is, whether nobody can write to the file now. `None` where the file system
-/// has no leases, so that nothing is known. A writer who comes between taking and releasing breaks the lease, and that must
-/// not look like lost signals: the descriptor is one that was [prepared](prepare).
+/// has no leases, so that nothing is known. A writer who comes between taking and releasing breaks the lease, which looks like lost
+/// signals unless the descriptor was [prepared](prepare).
 pub fn nobody_writes(file: BorrowedFd<'_>) -> Option<bool> {
     match fcntl(file, libc::F_SETLEASE, libc::F_RDLCK) {
         Ok(()) => {

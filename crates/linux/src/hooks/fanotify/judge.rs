@@ -149,7 +149,9 @@ impl Shared {
         if kept {
             file.hold(self.lease_thread.load(Ordering::Relaxed));
         }
-        let file = file;
+        if !self.checker.cache().knows(file.id()) {
+            file.expect_hashing();
+        }
         let interpreter = self.interpreters.read().unwrap_or_else(PoisonError::into_inner).get(&file.id())
             == Some(&stamp(&file.stat));
         let executes = event.mask.contains(Mask::OPEN_EXEC) && !interpreter;
@@ -190,6 +192,11 @@ impl Shared {
                 hooks.push(Hook { func: Func::MmapCheckReqprot, mask: MAY_EXEC });
             }
         }
+        let runs = hooks.iter().any(|hook| hook.func != Func::FileCheck);
+        if !runs && !writes && look.is_none() && superblock.lane.is_none() {
+            file.trust_look();
+        }
+        let file = file;
         if !writes && self.checker.maintains(file.id()) {
             // The last writer has gone and the notice of it may still be on its way. A label that cannot be written
             // stays as it was, and is judged as it is.

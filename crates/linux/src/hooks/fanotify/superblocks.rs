@@ -8,14 +8,16 @@
 use super::question::Asked;
 use super::{Shared, lanes::Lane, lock};
 use crate::mounts::{self, Filesystem, Mount};
+use crate::sys::fanotify::Mask;
 use crate::sys::identity::{self, Handle};
+use imara_engine::active_policy::ActivePolicy;
 use imara_engine::policy::FileFacts;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,8 @@ pub(super) struct Superblock {
     inodes_in_handles: bool,
     /// The directory that was marked.
     root: Root,
+    /// What the policy in force asks about on it.
+    pub(super) wanted: Wanted,
     /// Threads of its own, where its answers come from somebody else; `None` where it has the guard's.
     pub(super) lane: Option<Arc<Lane>>,
     /// The mount that its mark was set by.
@@ -52,6 +56,28 @@ pub(super) struct Superblock {
     waiting: AtomicUsize,
     /// Kept by one guard alone.
     _claim: Option<File>,
+}
+
+/// What a policy asks about on a file system, for the one that was asked last: every rule has to be looked at for it.
+#[derive(Debug, Default)]
+pub(super) struct Wanted(AtomicU64);
+
+impl Wanted {
+    const OPEN: u64 = 1;
+    const OPEN_EXEC: u64 = 2;
+
+    pub(super) fn get(&self, policy: &ActivePolicy) -> Option<Mask> {
+        let wanted = self.0.load(Ordering::Relaxed);
+        let mask = |bit, kind| if wanted & bit != 0 { kind } else { Mask::NONE };
+        let known = wanted >> 2 == policy.serial();
+        known.then(|| mask(Self::OPEN, Mask::OPEN).and(mask(Self::OPEN_EXEC, Mask::OPEN_EXEC)))
+    }
+
+    pub(super) fn set(&self, policy: &ActivePolicy, mask: Mask) {
+        let bit = |bit, kind| if mask.contains(kind) { bit } else { 0 };
+        let bits = bit(Self::OPEN, Mask::OPEN) | bit(Self::OPEN_EXEC, Mask::OPEN_EXEC);
+        self.0.store(policy.serial() << 2 | bits, Ordering::Relaxed);
+    }
 }
 
 /// Where it can be reached.
@@ -75,6 +101,7 @@ impl Superblock {
             told: None,
             inodes_in_handles: false,
             root,
+            wanted: Wanted::default(),
             lane: None,
             mount: mounts::unique_mount_id(named)?,
             place: Mutex::new(Place { path: Some(path.to_owned()), directory: None }),
@@ -113,6 +140,7 @@ impl Superblock {
             told: None,
             inodes_in_handles: false,
             root: (0, 0),
+            wanted: Wanted::default(),
             lane: None,
             mount: 0,
             place: Mutex::default(),
