@@ -8,9 +8,10 @@
 
 pub use crate::integrity_status::IntegrityStatus;
 use crate::keyring::{Keyring, VerifyError};
+use crate::label::v3_digest;
 use imara_format::hash::Digest;
 use imara_format::label;
-use imara_format::signature::Signature;
+use imara_format::signature::{Signature, SignatureType};
 use std::fmt;
 
 /// Why an appraisal did not pass, in the kernel's words.
@@ -48,6 +49,10 @@ pub enum Cause {
     Blocked,
     /// The content could not be read.
     CollectFailed,
+    /// The rule goes by the fs-verity digest, and the file has none.
+    NoVerityDigest,
+    /// The fs-verity digest could not be had, or is in an algorithm that nobody here knows.
+    InvalidVerityDigest,
     /// The measurement could not be recorded.
     MeasureFailed,
     /// A signed file is opened for writing.
@@ -63,6 +68,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether what is only measured goes on all the same, without an entry, as in the kernel.
+    pub const fn is_nothing_to_measure(self) -> bool {
+        matches!(self, Self::NoVerityDigest | Self::InvalidVerityDigest)
+    }
+
     /// The words of the kernel's audit records.
     pub const fn words(self) -> &'static str {
         match self {
@@ -82,6 +92,8 @@ impl Cause {
             Self::UnavailableHashAlgorithm => "unavailable-hash-algorithm",
             Self::Blocked => "blacklisted-hash",
             Self::CollectFailed => "failed",
+            Self::NoVerityDigest => "no-verity-digest",
+            Self::InvalidVerityDigest => "invalid-verity-digest",
             Self::MeasureFailed => "measurement-failed",
             Self::Immutable => "signed-file-opened-for-writing",
             Self::Writers => "mmapped_writers",
@@ -132,6 +144,12 @@ impl Appraisal {
 
     const fn not(status: IntegrityStatus, cause: Cause, immutable: bool) -> Self {
         Self { status, cause: Some(cause), signature_error: None, blocked: None, immutable, fixable: true }
+    }
+
+    /// Of a file without the fs-verity digest that the rule goes by: its label is not looked at.
+    pub fn without_verity() -> Self {
+        let appraisal = Self::not(IntegrityStatus::Unknown, Cause::NoVerityDigest, false);
+        Self { fixable: false, ..appraisal }
     }
 
     /// Of a content that is on the block list by `digest`: no label makes up for that, and none is written.
@@ -196,11 +214,10 @@ pub fn appraise(
         VERITY_SIGNATURE if requirement.signature && !requirement.verity => {
             Appraisal::not(IntegrityStatus::Fail, Cause::ImaSignatureRequired, true)
         }
-        // A version 3 signature is over a structure that holds an fs-verity digest; the file's own never matches it.
         VERITY_SIGNATURE if label.get(1) != Some(&3) => {
             Appraisal::not(IntegrityStatus::Fail, Cause::InvalidSignatureVersion, true)
         }
-        VERITY_SIGNATURE => Appraisal::not(IntegrityStatus::Fail, Cause::InvalidVeritySignature, true),
+        VERITY_SIGNATURE => verify_verity(label, digest, keys),
         _ => Appraisal::not(IntegrityStatus::Unknown, Cause::UnknownImaData, false),
     };
     Appraisal { fixable, ..appraisal }
@@ -229,6 +246,21 @@ fn verify(label: &[u8], digest: &Digest, keys: &Keyring) -> Appraisal {
     }
 }
 
+/// A version 3 signature over a structure that holds the digest: fs-verity's where the rule goes by that. The content's own could be in
+/// it as well, and is taken, as in the kernel.
+fn verify_verity(label: &[u8], digest: &Digest, keys: &Keyring) -> Appraisal {
+    let failed = Appraisal::not(IntegrityStatus::Fail, Cause::InvalidVeritySignature, true);
+    let (Ok(Signature::V3(signature)), Ok(message)) =
+        (Signature::parse(label), v3_digest(SignatureType::Verity, digest))
+    else {
+        return failed;
+    };
+    match keys.verify(&signature, &message) {
+        Ok(_) => Appraisal::pass(true),
+        Err(error) => Appraisal { signature_error: Some(error), ..failed },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +278,7 @@ mod tests {
         let stranger = SigningKey::generate(KeyType::P256).unwrap();
         let keys: Keyring = [key.public_key().unwrap()].into_iter().collect();
         let sign = |digest, key| crate::label::sign(digest, key, None).unwrap();
+        let sign_verity = |digest, key| crate::label::sign_verity(digest, key, None).unwrap();
         let hash = Requirement::default();
         let imasig = Requirement { signature: true, verity: false };
         let sigv3 = Requirement { signature: true, verity: true };
@@ -282,6 +315,11 @@ mod tests {
             ("version 0", Some(version(0)), hash, (IntegrityStatus::Unknown, Some(C::Unknown))),
             ("verity signature, imasig", Some(vec![6, 3, 4]), imasig, fail(C::ImaSignatureRequired)),
             ("verity signature", Some(vec![6, 3, 4]), hash, fail(C::InvalidVeritySignature)),
+            ("verity signature, sigv3", Some(sign_verity(&content, &key)), sigv3, pass),
+            ("verity signature of the content, any", Some(sign_verity(&content, &key)), hash, pass),
+            ("verity signature of other", Some(sign_verity(&other, &key)), sigv3, fail(C::InvalidVeritySignature)),
+            ("a stranger's for verity", Some(sign_verity(&content, &stranger)), sigv3, fail(C::InvalidVeritySignature)),
+            ("cut verity signature", Some(short(&sign_verity(&content, &key))), sigv3, fail(C::InvalidVeritySignature)),
             ("verity signature, version 2", Some(vec![6, 2, 4]), hash, fail(C::InvalidSignatureVersion)),
             ("EVM's HMAC", Some(vec![2; 21]), hash, (IntegrityStatus::Unknown, Some(C::UnknownImaData))),
             ("unknown type", Some(vec![0]), hash, (IntegrityStatus::Unknown, Some(C::UnknownImaData))),

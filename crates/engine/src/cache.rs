@@ -4,7 +4,7 @@
 //! that changed twice within it can have the same stamp: a record whose file changed less than [`SETTLED`] before it was
 //! collected is not trusted again (the rule that version control systems know as "racily clean").
 
-use crate::appraise::IntegrityStatus;
+use crate::appraise::{IntegrityStatus, Requirement};
 use crate::lock::{self, Sharded};
 use crate::policy::Slot;
 use imara_format::hash::{Digest, HashAlgorithm};
@@ -53,8 +53,10 @@ pub struct Record {
     pub stamp: Stamp,
     /// Whether a later change is sure to show in the stamp.
     pub settled: bool,
-    /// The content's digest.
+    /// The content's digest, or fs-verity's.
     pub collected: Option<Digest>,
+    /// Whether that is fs-verity's.
+    pub verity: bool,
     /// PCRs it has been measured into, bit n for PCR n.
     pub measured: u64,
     /// The status under each [`Slot`].
@@ -72,6 +74,7 @@ impl Record {
             stamp,
             settled: false,
             collected: None,
+            verity: false,
             measured: 0,
             status: [None; 5],
             audited: false,
@@ -81,10 +84,11 @@ impl Record {
 }
 
 impl Record {
-    /// Whether the content passed an appraisal that asked for as much: a signature, and one of these algorithms.
-    pub fn passes(&self, slot: Slot, signature: bool, algorithms: Option<&AlgorithmSet>) -> bool {
+    /// Whether the content passed an appraisal that asked for as much: a signature, the fs-verity digest, and one of these algorithms.
+    pub fn passes(&self, slot: Slot, asked: Requirement, algorithms: Option<&AlgorithmSet>) -> bool {
         self.status[slot as usize] == Some(IntegrityStatus::Pass)
-            && (self.immutable || !signature)
+            && (self.immutable || !asked.signature)
+            && self.verity == asked.verity
             && self
                 .collected
                 .is_some_and(|digest| algorithms.is_none_or(|allowed| allowed.contains(digest.algorithm())))
@@ -102,10 +106,14 @@ struct Kept {
     measured: u64,
     digest: KeptDigest,
     status: [Option<IntegrityStatus>; 5],
-    settled: bool,
-    audited: bool,
-    immutable: bool,
+    flags: u8,
 }
+
+/// Of [`Kept::flags`], by what a [`Record`] says.
+const SETTLED_FLAG: u8 = 1;
+const AUDITED: u8 = 2;
+const IMMUTABLE: u8 = 4;
+const VERITY: u8 = 8;
 
 /// A digest; the long ones, which are rare, lie elsewhere.
 #[derive(Clone, Debug)]
@@ -136,9 +144,14 @@ impl Kept {
             measured: record.measured,
             digest,
             status: record.status,
-            settled: record.settled,
-            audited: record.audited,
-            immutable: record.immutable,
+            flags: [
+                (record.settled, SETTLED_FLAG),
+                (record.audited, AUDITED),
+                (record.immutable, IMMUTABLE),
+                (record.verity, VERITY),
+            ]
+            .into_iter()
+            .fold(0, |flags, (set, flag)| if set { flags | flag } else { flags }),
         })
     }
 
@@ -151,12 +164,13 @@ impl Kept {
         };
         Record {
             stamp: Stamp { size: self.size, modified: self.modified.into(), changed: self.changed.into() },
-            settled: self.settled,
+            settled: self.flags & SETTLED_FLAG != 0,
             collected,
+            verity: self.flags & VERITY != 0,
             measured: self.measured,
             status: self.status,
-            audited: self.audited,
-            immutable: self.immutable,
+            audited: self.flags & AUDITED != 0,
+            immutable: self.flags & IMMUTABLE != 0,
         }
     }
 }
@@ -210,7 +224,10 @@ impl Cache {
     /// Forgets what came of appraisals: by other keys it may come to something else. Contents and what is measured stay known.
     pub fn forget_verdicts(&self) {
         self.0.each().for_each(|mut shard| {
-            shard.values_mut().for_each(|record| (record.status, record.immutable) = ([None; 5], false));
+            shard.values_mut().for_each(|record| {
+                record.status = [None; 5];
+                record.flags &= !IMMUTABLE;
+            });
         });
     }
 
@@ -282,6 +299,7 @@ mod tests {
                 status: [None, Some(IntegrityStatus::Pass), Some(IntegrityStatus::Unknown), None, None],
                 audited: true,
                 immutable: true,
+                verity: true,
                 ..Record::new(stamp)
             };
             let cache = Cache::new(100);

@@ -1,7 +1,7 @@
 //! Why a file is let through or refused, and what would make it pass: the steps of [`crate::check`] without their
 //! effects.
 
-use crate::appraise::{self, Appraisal, Cause, IntegrityStatus, Requirement};
+use crate::appraise::{self, Appraisal, Cause, IntegrityStatus};
 use crate::audit::TaskIdentity;
 use crate::check::{File, Hook, Task};
 use crate::evm::Evm;
@@ -22,7 +22,7 @@ pub struct Explanation {
     pub decision: Decision,
     /// Each rule, and why it matched or did not.
     pub rules: Vec<RuleExplanation>,
-    /// The content's digest, in the algorithm that the label names.
+    /// The content's digest, in the algorithm that the label names; or fs-verity's, where the rule goes by that and there is one.
     pub digest: Digest,
     /// The value of `security.ima`.
     pub label: Option<Vec<u8>>,
@@ -64,13 +64,20 @@ pub fn explain(
         io::ErrorKind::Unsupported => Ok(None),
         _ => Err(error),
     })?;
+    let requirement = decision.flags.requirement();
+    let verity = if requirement.verity { file.verity_digest()? } else { None };
+    let lacks_verity = requirement.verity && verity.is_none();
     let algorithm = label.as_deref().and_then(label::algorithm_of).unwrap_or(default_hash);
-    let digest = file.digest(algorithm).or_else(|error| match error.kind() {
-        io::ErrorKind::Unsupported => file.digest(default_hash),
-        _ => Err(error),
-    })?;
-    let requirement =
-        Requirement { signature: decision.flags.signature_required, verity: decision.flags.verity_required };
+    let content = || {
+        file.digest(algorithm).or_else(|error| match error.kind() {
+            io::ErrorKind::Unsupported => file.digest(default_hash),
+            _ => Err(error),
+        })
+    };
+    let digest = match verity {
+        Some(digest) => digest,
+        None => content()?,
+    };
     let empty = file.stamp()?.size == 0;
     let mut judged = None;
     let ask_evm = || match evm {
@@ -82,6 +89,7 @@ pub fn explain(
         None => None,
     };
     let appraisal = decision.appraise.map(|_| match blocked {
+        _ if lacks_verity => Appraisal::without_verity(),
         Some(digest) => Appraisal::blocked(digest),
         None => appraise::appraise(label.as_deref(), &digest, empty, false, requirement, keys, ask_evm),
     });

@@ -40,12 +40,38 @@ pub trait Store: Send {
 pub struct Measured<'a> {
     /// The content's digest.
     pub digest: &'a Digest,
+    /// Whether that is fs-verity's.
+    pub verity: bool,
+    /// What stands for it in the template `ima`, which has room for SHA-1 and MD5 alone; `None` where it is short enough itself.
+    pub short: Option<&'a Digest>,
     /// The path, as it is known at the time.
     pub path: &'a [u8],
     /// The value of `security.ima`; empty without one.
     pub label: &'a [u8],
     /// The value of `security.evm`; empty without one.
     pub evm_label: &'a [u8],
+    /// For the template `evm-sig`; `None` where there is no file.
+    pub attributes: Option<&'a Attributes>,
+}
+
+impl<'a> Measured<'a> {
+    /// What there is no file of, by its name.
+    const fn of_no_file(digest: &'a Digest, short: &'a Digest, path: &'a [u8]) -> Self {
+        Self { digest, verity: false, short: Some(short), path, label: &[], evm_label: &[], attributes: None }
+    }
+}
+
+/// What the fields of the template `evm-sig` tell of a file beside its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Its owner, as the filesystem has it.
+    pub uid: u32,
+    /// Its group, as the filesystem has it.
+    pub gid: u32,
+    /// Its mode, with the type.
+    pub mode: u16,
+    /// Those of the extended attributes that EVM protects which it has, in EVM's order.
+    pub xattrs: Vec<(String, Vec<u8>)>,
 }
 
 /// What became of an entry.
@@ -60,9 +86,6 @@ pub enum Added {
 /// Why an entry could not be added.
 #[derive(Debug, thiserror::Error)]
 pub enum MeasureError {
-    /// The template has a field that this provider cannot fill.
-    #[error("template field {0} cannot be filled here")]
-    Field(&'static str),
     /// A digest cannot be computed.
     #[error(transparent)]
     Hash(#[from] UnsupportedHash),
@@ -217,7 +240,7 @@ impl MeasurementLog {
     /// # Errors
     /// [`MeasureError`]; with [`MeasureError::Tpm`] the entry is in the list nevertheless.
     pub fn add(&self, template: &Template, pcr: u32, measured: &Measured<'_>) -> Result<Added, MeasureError> {
-        let fields = fields(template, measured)?;
+        let fields = fields(template, measured);
         self.add_entry(template.listed_name().into_owned(), pcr, fields)
     }
 
@@ -229,36 +252,49 @@ impl MeasurementLog {
     /// # Errors
     /// As [`MeasurementLog::add`].
     pub fn add_boot_aggregate(&self, template: &Template) -> Result<Digest, MeasureError> {
-        let digest = {
-            let mut state = self.state();
-            let bank =
-                [self.hash, HashAlgorithm::Sha256, HashAlgorithm::Sha1].into_iter().find(|bank| state.has_bank(*bank));
-            match (bank, &mut state.tpm) {
-                (Some(bank), Some(tpm)) => {
-                    let last = if bank == HashAlgorithm::Sha1 { 7 } else { 9 };
-                    let mut hasher = crypto::Hasher::new(bank)?;
-                    for index in 0..=last {
-                        let value = tpm.pcr_read(bank, index).map_err(|error| MeasureError::Tpm { entry: 1, error })?;
-                        hasher.update(value.as_bytes());
-                    }
-                    hasher.finish()
-                }
-                _ => Digest::zeros(self.hash),
-            }
+        let digest = self
+            .boot_aggregate(&[self.hash, HashAlgorithm::Sha256, HashAlgorithm::Sha1])?
+            .unwrap_or_else(|| Digest::zeros(self.hash));
+        let short = match digest.algorithm() {
+            HashAlgorithm::Sha1 | HashAlgorithm::Md5 => digest,
+            _ if !template.fields.contains(&Field::D) => digest,
+            _ => self.boot_aggregate(&[HashAlgorithm::Sha1])?.unwrap_or_else(|| Digest::zeros(HashAlgorithm::Sha1)),
         };
-        let measured = Measured { digest: &digest, path: template::BOOT_AGGREGATE, label: &[], evm_label: &[] };
-        self.add(template, self.pcr, &measured)?;
+        self.add(template, self.pcr, &Measured::of_no_file(&digest, &short, template::BOOT_AGGREGATE))?;
         Ok(digest)
     }
 
+    /// Over the PCRs of the first of these banks that there is.
+    fn boot_aggregate(&self, banks: &[HashAlgorithm]) -> Result<Option<Digest>, MeasureError> {
+        let mut state = self.state();
+        let bank = banks.iter().find(|bank| state.has_bank(**bank)).copied();
+        let (Some(bank), Some(tpm)) = (bank, &mut state.tpm) else {
+            return Ok(None);
+        };
+        let last = if bank == HashAlgorithm::Sha1 { 7 } else { 9 };
+        let mut hasher = crypto::Hasher::new(bank)?;
+        for index in 0..=last {
+            let value = tpm.pcr_read(bank, index).map_err(|error| MeasureError::Tpm { entry: 1, error })?;
+            hasher.update(value.as_bytes());
+        }
+        Ok(Some(hasher.finish()))
+    }
+
     /// Records that what was measured may not be what is used: a violation, listed with zeros and extended with ones,
-    /// always in the default PCR.
+    /// always in the default PCR. What the file has of EVM is listed with it, and no label.
     ///
     /// # Errors
     /// As [`MeasurementLog::add`].
-    pub fn add_violation(&self, template: &Template, path: &[u8]) -> Result<(), MeasureError> {
-        let zeros = Digest::zeros(self.hash);
-        let fields = fields(template, &Measured { digest: &zeros, path, label: &[], evm_label: &[] })?;
+    pub fn add_violation(
+        &self,
+        template: &Template,
+        path: &[u8],
+        evm_label: &[u8],
+        attributes: Option<&Attributes>,
+    ) -> Result<(), MeasureError> {
+        let (zeros, short) = (Digest::zeros(self.hash), Digest::zeros(HashAlgorithm::Sha1));
+        let measured = Measured { evm_label, attributes, ..Measured::of_no_file(&zeros, &short, path) };
+        let fields = fields(template, &measured);
         let template_digest = vec![0; HashAlgorithm::Sha1.digest_size()];
         let entry = Entry { pcr: self.pcr, template_digest, template: template.listed_name().into_owned(), fields };
         let digests = template_digests(&entry, &self.algorithms)?;
@@ -496,30 +532,35 @@ impl State {
     }
 }
 
-/// The bytes of each field of a template.
-fn fields(template: &Template, measured: &Measured<'_>) -> Result<Vec<Vec<u8>>, MeasureError> {
-    template
-        .fields
-        .iter()
-        .map(|field| match field {
-            Field::DNg => Ok(template::encode_d_ng(measured.digest)),
-            Field::NNg => Ok(template::encode_n_ng(measured.path)),
-            Field::Sig => {
-                let signature = template::encode_sig(measured.label);
-                // Without a signature of its own a file is listed with its portable one.
-                Ok(if signature.is_empty() { template::encode_evmsig(measured.evm_label) } else { signature })
-            }
-            Field::Evmsig => Ok(template::encode_evmsig(measured.evm_label)),
-            Field::Buf | Field::Modsig | Field::DModsig => Ok(Vec::new()),
-            Field::DNgV2 => Ok(template::encode_d_ngv2(measured.digest, false)),
-            Field::D
-            | Field::N
-            | Field::Iuid
-            | Field::Igid
-            | Field::Imode
-            | Field::Xattrnames
-            | Field::Xattrlengths
-            | Field::Xattrvalues => Err(MeasureError::Field(field.id())),
-        })
-        .collect()
+/// The bytes of each field of a template, with numbers as the list has them.
+fn fields(template: &Template, measured: &Measured<'_>) -> Vec<Vec<u8>> {
+    let attribute = |field: fn(&Attributes) -> Vec<u8>| measured.attributes.map(field).unwrap_or_default();
+    let one = |field: &Field| match field {
+        Field::D => template::encode_d(measured.short.unwrap_or(measured.digest)),
+        Field::N => template::encode_n(measured.path),
+        Field::DNg => template::encode_d_ng(measured.digest),
+        Field::DNgV2 => template::encode_d_ngv2(measured.digest, measured.verity),
+        Field::NNg => template::encode_n_ng(measured.path),
+        Field::Sig => {
+            let signature = template::encode_sig(measured.label);
+            // Without a signature of its own a file is listed with its portable one.
+            if signature.is_empty() { template::encode_evmsig(measured.evm_label) } else { signature }
+        }
+        Field::Evmsig => template::encode_evmsig(measured.evm_label),
+        Field::Buf | Field::Modsig | Field::DModsig => Vec::new(),
+        Field::Iuid => attribute(|attributes| attributes.uid.to_le_bytes().to_vec()),
+        Field::Igid => attribute(|attributes| attributes.gid.to_le_bytes().to_vec()),
+        Field::Imode => attribute(|attributes| attributes.mode.to_le_bytes().to_vec()),
+        Field::Xattrnames => attribute(|attributes| {
+            let names: Vec<&str> = attributes.xattrs.iter().map(|(name, _)| &**name).collect();
+            if names.is_empty() { Vec::new() } else { [names.join("|").as_bytes(), b"\0"].concat() }
+        }),
+        Field::Xattrlengths => attribute(|attributes| {
+            attributes.xattrs.iter().flat_map(|(_, value)| (value.len() as u32).to_le_bytes()).collect()
+        }),
+        Field::Xattrvalues => {
+            attribute(|attributes| attributes.xattrs.iter().flat_map(|(_, value)| value.iter().copied()).collect())
+        }
+    };
+    template.fields.iter().map(one).collect()
 }

@@ -27,6 +27,7 @@ pub use condition::Condition;
 pub use explain::{Explanation, Why};
 pub use possible::{Outcome, Possible};
 
+use crate::appraise::Requirement;
 use block::Block;
 use condition::Facts;
 use imara_format::policy::{Action, AlgorithmSet, AppraiseType, Class, Func, LsmCondition, Policy, Rule, TemplateName};
@@ -196,6 +197,11 @@ impl Flags {
             check_blacklist: self.check_blacklist || other.check_blacklist,
             fail_unverifiable: self.fail_unverifiable || other.fail_unverifiable,
         }
+    }
+
+    /// What is asked of the label.
+    pub const fn requirement(self) -> Requirement {
+        Requirement { signature: self.signature_required, verity: self.verity_required }
     }
 
     fn of(rule: &Rule) -> Self {

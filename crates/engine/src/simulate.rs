@@ -21,6 +21,7 @@ use crate::crypto::{self, UnsupportedHash};
 use crate::keyring::Keyring;
 use crate::measure::{MeasurementLog, Store};
 use crate::policy::{CompiledPolicy, Decision, Event, FileFacts};
+use imara_format::evm::InodeMetadata;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::measurement_list::Reader;
 use imara_format::policy::{Class, Func};
@@ -297,6 +298,7 @@ impl Simulation {
         let _ = self.checker.check(&access, one.hooks);
         let LedTo { entries, records } = LED_TO.take();
         let failure = records.iter().find_map(|record| match record {
+            AuditRecord::Data { cause, rule: None, .. } if cause.is_nothing_to_measure() => None,
             AuditRecord::Data { func, cause, detail, denied, .. } => Some((*func, *cause, detail.clone(), *denied)),
             AuditRecord::Rule { .. }
             | AuditRecord::Violation { .. }
@@ -462,9 +464,12 @@ impl<'a> Quiet<'a> {
     /// Whether a failure says nothing, as it comes from what is not known here and not from the file.
     fn why_unknown(&self, cause: Cause, detail: &str) -> Option<String> {
         match cause {
-            Cause::CollectFailed | Cause::MeasureFailed | Cause::Overdue | Cause::NoVerdict | Cause::Protected => {
-                Some(detail.to_owned())
-            }
+            Cause::CollectFailed
+            | Cause::InvalidVerityDigest
+            | Cause::MeasureFailed
+            | Cause::Overdue
+            | Cause::NoVerdict
+            | Cause::Protected => Some(detail.to_owned()),
             Cause::InvalidHash => self.not_read.get().cloned(),
             Cause::InvalidSignature => match self.label().map(Signature::parse) {
                 Some(Ok(Signature::V2(_))) if self.keys.is_empty() => {
@@ -479,6 +484,7 @@ impl<'a> Quiet<'a> {
             Cause::MissingHash
             | Cause::ImaSignatureRequired
             | Cause::VeritySignatureRequired
+            | Cause::NoVerityDigest
             | Cause::InvalidSignatureVersion
             | Cause::InvalidVeritySignature
             | Cause::MissingHmac
@@ -566,6 +572,14 @@ impl File for Quiet<'_> {
         };
         self.digests.borrow_mut().push(digest);
         Ok(digest)
+    }
+
+    fn verity_digest(&self) -> io::Result<Option<Digest>> {
+        self.file.verity_digest()
+    }
+
+    fn inode(&self) -> io::Result<InodeMetadata> {
+        self.file.inode()
     }
 
     fn path(&self) -> Vec<u8> {
@@ -824,7 +838,10 @@ mod tests {
     fn a_template_that_cannot_be_filled_is_unknown_and_not_refused() {
         let simulation = simulation("measure template=evm-sig", settings(), None);
         let judged = simulation.file(&Fake::new(1, "/f"), &[used(&User(0), READ)]).unwrap();
-        assert!(judged[0].unknown.as_ref().is_some_and(|why| why.contains("xattrnames")), "{judged:?}");
+        assert!(
+            judged[0].unknown.as_ref().is_some_and(|why| why.contains("evm-sig tells owner and mode")),
+            "{judged:?}"
+        );
         assert!(judged[0].refused.is_none());
         simulation.could_not(b"/g", "it could not be opened");
         assert_eq!(simulation.report().unknown.len(), 2);

@@ -221,6 +221,11 @@ impl Field {
         matches!(self, N | NNg)
     }
 
+    /// Whether it tells of the file's attributes, and not of its content, name or signatures.
+    pub const fn is_attribute(self) -> bool {
+        matches!(self, Iuid | Igid | Imode | Xattrnames | Xattrlengths | Xattrvalues)
+    }
+
     /// The size in bytes of the numbers that it consists of, where it consists of numbers: these follow the list's byte
     /// order.
     pub(crate) const fn number_size(self) -> Option<usize> {

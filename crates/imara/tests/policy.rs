@@ -79,7 +79,7 @@ fn warnings_change_the_exit_status_where_they_are_denied() {
     let policies = Policies::new(&[
         ("p", SHADOWED),
         ("signed", "appraise func=BPRM_CHECK appraise_type=imasig\n"),
-        ("guarded", "measure func=BPRM_CHECK template=ima\n"),
+        ("guarded", "measure func=BPRM_CHECK pcr=16\n"),
         ("wrong", "measur\n"),
         ("key", "no key\n"),
     ]);
@@ -96,7 +96,7 @@ fn warnings_change_the_exit_status_where_they_are_denied() {
         (&["check", "signed", "--key"], 0),
         (&["check", "signed", "--key", "key"], 1),
         (&["check", "guarded", "--deny-warnings"], 0),
-        // The guard cannot fill this template.
+        // The guard does not measure into this PCR.
         (&["check", "guarded", "--deny-warnings", "--guard"], 1),
         // The guard sees no modules.
         (&["check", "builtin:secure_boot", "--deny-warnings", "--guard"], 1),

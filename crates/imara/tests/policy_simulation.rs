@@ -7,7 +7,7 @@ use imara_engine::audit::{AuditRecord, AuditSink};
 use imara_engine::check::{Access, Checker, Hook, Mode};
 use imara_engine::crypto::PublicKey;
 use imara_engine::explain::User;
-use imara_engine::measure::{Measured, MeasurementLog, Store};
+use imara_engine::measure::{Attributes, Measured, MeasurementLog, Store};
 use imara_engine::policy::CompiledPolicy;
 use imara_engine::trace::TraceSink;
 use imara_format::hash::HashAlgorithm;
@@ -272,8 +272,14 @@ fn the_list_has_as_many_bytes_as_the_one_that_is_really_written() {
     let Some(folder) = Folder::new("the_list_has_as_many_bytes_as_the_one_that_is_really_written") else { return };
     let (key, certificate) = folder.key();
     let tree = tree(&folder, &key);
-    for (template, hash) in [("ima-sig", "sha256"), ("ima-ng", "sha1"), ("ima-ngv2", "sha512"), ("ima-sigv2", "sha256")]
-    {
+    for (template, hash) in [
+        ("ima-sig", "sha256"),
+        ("ima-ng", "sha1"),
+        ("ima-ngv2", "sha512"),
+        ("ima-sigv2", "sha256"),
+        ("ima", "sha256"),
+        ("evm-sig", "sha256"),
+    ] {
         let (report, status) = document(&[
             "builtin:tcb",
             "--tree",
@@ -294,7 +300,13 @@ fn the_list_has_as_many_bytes_as_the_one_that_is_really_written() {
             let algorithm = imara_format::label::algorithm_of(&label).unwrap_or(hash);
             let digest = files::digest(file, algorithm).unwrap();
             let path = text(file.path).as_bytes();
-            let measured = Measured { digest: &digest, path, label: &label, evm_label: &[] };
+            let short = files::digest(file, HashAlgorithm::Sha1).unwrap();
+            let stat = file.as_fd().try_clone_to_owned().map(fs::File::from).unwrap().metadata().unwrap();
+            let xattrs = if label.is_empty() { vec![] } else { vec![("security.ima".to_owned(), label.clone())] };
+            let attributes = Attributes { uid: stat.uid(), gid: stat.gid(), mode: stat.mode() as u16, xattrs };
+            let (short, attributes) = (Some(&short), Some(&attributes));
+            let measured =
+                Measured { digest: &digest, verity: false, short, path, label: &label, evm_label: &[], attributes };
             log.add(Template::built_in(template).unwrap(), 10, &measured).unwrap();
         });
         let list = memory.0.lock().unwrap();
@@ -348,12 +360,19 @@ fn what_is_wrong_with_the_policy_is_said_and_a_kernels_rules_are_warned_of() {
 
     assert_eq!(code(&imara(&["policy", "test", "builtin:tcb", "--tree", "/proc/self"])), 2, "no files of its own");
 
-    let verity = policy("measure template=evm-sig\n");
-    assert_eq!(code(&imara(&["policy", "test", text(&verity), "--tree", text(tree)])), 1, "the guard cannot");
-    let (report, status) = document(&[text(&verity), "--tree", text(tree), "--kernel", "6.12"]);
-    assert_eq!((status, report["entries"].as_u64()), (1, Some(0)));
-    assert!(report["warnings"][0].as_str().unwrap().contains("evm-sig"));
-    assert_eq!(report["unknown"][0]["examples"], json!([file]));
+    let debug = policy("measure pcr=16\n");
+    assert_eq!(code(&imara(&["policy", "test", text(&debug), "--tree", text(tree)])), 1, "the guard cannot");
+    let (report, status) = document(&[text(&debug), "--tree", text(tree), "--kernel", "6.12"]);
+    assert_eq!((status, report["entries"].as_u64()), (0, Some(1)));
+    assert!(report["warnings"][0].as_str().unwrap().contains("PCR 16"));
+    // It is no file that fs-verity protects, which is no failure of the kernel's, but one of an appraisal.
+    let verity = policy("measure digest_type=verity\n");
+    let (report, status) = document(&[text(&verity), "--tree", text(tree)]);
+    assert_eq!((status, report["entries"].as_u64()), (0, Some(0)), "{report:#}");
+    let verity = policy("appraise digest_type=verity appraise_type=sigv3\n");
+    let (report, status) = document(&[text(&verity), "--tree", text(tree)]);
+    assert_eq!((status, &report["refused"]["files"]), (1, &json!(1)), "{report:#}");
+    assert_eq!(report["refused"]["causes"][0]["examples"], json!([file]), "{report:#}");
 
     let mut child = Command::new(env!("CARGO_BIN_EXE_imara"))
         .args(["policy", "test", "-", "--tree", text(tree)])

@@ -416,6 +416,10 @@ impl File for OpenedFile<'_> {
         }
     }
 
+    fn verity_digest(&self) -> io::Result<Option<Digest>> {
+        crate::verity::measure(self.file)
+    }
+
     fn path(&self) -> Vec<u8> {
         let mut path = path_of(self.file);
         // The kernel's IMA names a deleted file without the mark that /proc adds.

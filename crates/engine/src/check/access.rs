@@ -76,6 +76,13 @@ pub trait File {
     /// # Errors
     /// What reading says; `Unsupported` for an algorithm that cannot be computed.
     fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest>;
+    /// Its fs-verity digest, as the kernel has it; `None` where it has none.
+    ///
+    /// # Errors
+    /// What the kernel says; `InvalidData` for an algorithm that is not known here.
+    fn verity_digest(&self) -> io::Result<Option<Digest>> {
+        Ok(None)
+    }
     /// The path, for people and for the list.
     fn path(&self) -> Vec<u8>;
     /// Whether nobody can write to it now; `None` where that cannot be told.

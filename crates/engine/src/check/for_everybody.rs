@@ -31,13 +31,13 @@ impl Checker {
         for func in funcs {
             let possible = policy.possible_with(*func, mask_of(*func), &facts);
             // The flags of another class's rule may come to those of the rule that has the file appraised.
-            let signature = possible.flags.signature_required;
+            let asked = possible.flags.requirement();
             for outcome in possible.outcomes {
                 let done = known.is_some_and(|record| match outcome.class {
                     Class::Measure => record.measured >> outcome.pcr.unwrap_or(self.log.pcr()) & 1 == 1,
                     Class::Appraise => {
                         self.mode() == Mode::Off
-                            || record.passes(outcome.slot, signature, outcome.allowed_algorithms.as_ref())
+                            || record.passes(outcome.slot, asked, outcome.allowed_algorithms.as_ref())
                     }
                     Class::Audit => record.audited,
                     // Kept at the last close, which no open has a part in.

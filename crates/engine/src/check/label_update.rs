@@ -15,6 +15,7 @@
 
 use super::steps::SIGNATURE;
 use super::{Access, Checker, File};
+use crate::appraise::Requirement;
 use crate::cache::{InodeId, Record, Stamp, is_settled};
 use crate::evm;
 use crate::policy::{Decision, Slot};
@@ -51,7 +52,7 @@ struct Verdict {
 
 impl Verdict {
     fn of(record: &Record, trusted: u32) -> Option<Self> {
-        let passed = !record.immutable && record.passes(Slot::File, false, None);
+        let passed = !record.immutable && record.passes(Slot::File, Requirement::default(), None);
         Self::by(record.collected.as_ref().filter(|_| passed)?, trusted)
     }
 

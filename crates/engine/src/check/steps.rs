@@ -13,13 +13,14 @@ use crate::audit::AuditRecord;
 use crate::cache::{Record, Stamp, is_settled};
 use crate::evm;
 use crate::label_writes::LATELY;
-use crate::measure::{Added, MeasureError, Measured};
+use crate::measure::{Added, Attributes, MeasureError, Measured};
 use crate::policy::{CompiledPolicy, Decision, Event, Slot};
 use crate::trace::{self, Seen};
-use imara_format::hash::Digest;
+use imara_format::evm::XattrList;
+use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::label;
 use imara_format::policy::{Func, Mask};
-use imara_format::template::Template;
+use imara_format::template::{Field, Template};
 use imara_format::trace::LabelFacts;
 use std::io;
 use std::sync::PoisonError;
@@ -93,7 +94,20 @@ pub(super) const SIGNATURE: u8 = 3;
 /// Why steps 1 to 5 could not be taken.
 enum Trouble {
     Collect(io::Error),
+    /// There is no fs-verity digest, or it cannot be had.
+    Verity(Option<io::Error>),
     Measure(MeasureError),
+}
+
+impl Trouble {
+    const fn cause(&self) -> Cause {
+        match self {
+            Self::Collect(_) => Cause::CollectFailed,
+            Self::Verity(None) => Cause::NoVerityDigest,
+            Self::Verity(Some(_)) => Cause::InvalidVerityDigest,
+            Self::Measure(_) => Cause::MeasureFailed,
+        }
+    }
 }
 
 impl Checker {
@@ -127,7 +141,8 @@ impl Checker {
         let stamp = file.stamp().ok()?;
         let trusted = file.nobody_writes() == Some(true) && file.times_tell();
         let known = trusted.then(|| self.cache.lookup(file.id(), &stamp)).flatten();
-        known.as_ref().or(carried.filter(|record| record.stamp == stamp))?.collected
+        let record = known.as_ref().or(carried.filter(|record| record.stamp == stamp))?;
+        record.collected.filter(|_| !record.verity)
     }
 
     /// Steps 2 to 7, and once more if attributes changed meanwhile. `seen` takes what a trace tells of them.
@@ -166,7 +181,7 @@ impl Checker {
         let result = self.collect(pending, access).and_then(|collected| {
             if let Some(seen) = seen {
                 seen.label = collected.label.clone().map_or(LabelFacts::None, LabelFacts::Some);
-                seen.digest = Some(collected.digest);
+                seen.digest = Some(collected.digest).filter(|_| !collected.pending.record.verity);
             }
             let entry = self.measure(&collected, access)?;
             if let Some(seen) = seen {
@@ -229,7 +244,7 @@ impl Checker {
         }
         let pcr = decision.pcr.unwrap_or(self.log.pcr());
         let algorithms = decision.allowed_algorithms.as_ref();
-        let passed = record.passes(decision.appraise_slot, decision.flags.signature_required, algorithms)
+        let passed = record.passes(decision.appraise_slot, decision.flags.requirement(), algorithms)
             || (appraise
                 && nobody_writes == Some(false)
                 && self.passes_while_written(access, decision).map_err(Trouble::Collect)?);
@@ -251,7 +266,12 @@ impl Checker {
         Ok(Ok(pending))
     }
 
-    /// Step 3: the label, and the content's digest in the algorithm that the label names.
+    /// The template that a decision measures with.
+    fn template_of(&self, decision: &Decision) -> &Template {
+        decision.template.and_then(|name| Template::built_in(name.name())).unwrap_or(&self.template)
+    }
+
+    /// Step 3: the label, and the content's digest in the algorithm that the label names; or fs-verity's digest, whichever it is in.
     fn collect(&self, mut pending: Pending, access: &Access<'_>) -> Result<Collected, Trouble> {
         let label = match access.file.xattr("security.ima") {
             Ok(label) => label,
@@ -259,12 +279,22 @@ impl Checker {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
             Err(error) => return Err(Trouble::Collect(error)),
         };
-        let digest = match pending.record.collected {
+        let decision = &pending.decided.decision;
+        let verity = decision.flags.verity_required;
+        let known = pending.record.collected.filter(|_| pending.record.verity == verity);
+        let digest = match known {
             Some(digest) => digest,
+            None if verity => {
+                let digest = access.file.verity_digest().map_err(|error| Trouble::Verity(Some(error)))?;
+                digest.ok_or(Trouble::Verity(None))?
+            }
             None => {
-                let algorithm = label.as_deref().and_then(label::algorithm_of).unwrap_or(self.log.hash());
+                // Only for an entry of the one template that has no room for its digest the label is not looked at.
+                let named = decision.appraise.is_some() || !self.template_of(decision).is_legacy();
+                let algorithm = label.as_deref().filter(|_| named).and_then(label::algorithm_of);
                 self.counters.collected.fetch_add(1, Ordering::Relaxed);
-                let digest = access.file.digest(algorithm).or_else(|error| match error.kind() {
+                let digest = access.file.digest(algorithm.unwrap_or(self.log.hash()));
+                let digest = digest.or_else(|error| match error.kind() {
                     // A label that names an algorithm nobody here can compute is judged by the default hash, and fails.
                     io::ErrorKind::Unsupported => access.file.digest(self.log.hash()),
                     _ => Err(error),
@@ -272,7 +302,7 @@ impl Checker {
                 digest.map_err(Trouble::Collect)?
             }
         };
-        pending.record.collected = Some(digest);
+        (pending.record.collected, pending.record.verity) = (Some(digest), verity);
         Ok(Collected { pending, label, digest })
     }
 
@@ -288,9 +318,18 @@ impl Checker {
             Ok(None) | Err(_) => Vec::new(),
         };
         let path = access.file.path();
-        let measured = Measured { digest: &collected.digest, path: &path, label, evm_label: &evm_label };
-        let named = collected.pending.decided.decision.template;
-        let template = named.and_then(|name| Template::built_in(name.name())).unwrap_or(&self.template);
+        let template = self.template_of(&collected.pending.decided.decision);
+        let short = self.short_digest(template, collected, access.file).map_err(Trouble::Collect)?;
+        let attributes = self.attributes(template, access.file).map_err(Trouble::Collect)?;
+        let measured = Measured {
+            digest: &collected.digest,
+            verity: collected.pending.record.verity,
+            short: short.as_ref(),
+            path: &path,
+            label,
+            evm_label: &evm_label,
+            attributes: attributes.as_ref(),
+        };
         match self.log.add(template, pcr, &measured) {
             Ok(added) => Ok(added == Added::Listed),
             // The entry stands; that a PCR lacks it shows when the list is verified. The kernel goes on, too.
@@ -300,6 +339,42 @@ impl Checker {
             }
             Err(error) => Err(Trouble::Measure(error)),
         }
+    }
+
+    /// What the template `ima` has room for, where the digest is longer.
+    fn short_digest(&self, template: &Template, collected: &Collected, file: &dyn File) -> io::Result<Option<Digest>> {
+        let short = |algorithm| matches!(algorithm, HashAlgorithm::Sha1 | HashAlgorithm::Md5);
+        if !template.fields.contains(&Field::D) || short(collected.digest.algorithm()) {
+            return Ok(None);
+        }
+        let hash = self.log.hash();
+        file.digest(if short(hash) { hash } else { HashAlgorithm::Sha1 }).map(Some)
+    }
+
+    /// What the template `evm-sig` tells of a file beside its content.
+    fn attributes(&self, template: &Template, file: &dyn File) -> io::Result<Option<Attributes>> {
+        if !template.fields.iter().any(|field| field.is_attribute()) {
+            return Ok(None);
+        }
+        let inode = file.inode().map_err(|error| match error.kind() {
+            io::ErrorKind::Unsupported => {
+                let why =
+                    format!("the template {} tells owner and mode, which are not known here", template.listed_name());
+                io::Error::new(io::ErrorKind::Unsupported, why)
+            }
+            _ => error,
+        })?;
+        let list = self.evm.as_ref().map_or_else(XattrList::debian, |evm| evm.rules().xattrs.clone());
+        let mut attributes = Attributes { uid: inode.uid, gid: inode.gid, mode: inode.mode, xattrs: Vec::new() };
+        for xattr in list.entries() {
+            match file.xattr(&xattr.name) {
+                Ok(Some(value)) => attributes.xattrs.push((xattr.name.clone(), value)),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(attributes))
     }
 
     /// Before step 5: the digest by which the content is on the block list.
@@ -334,8 +409,7 @@ impl Checker {
         if !pending.appraise {
             return Appraised { collected, appraisal: None, evm_reason: None };
         }
-        let flags = pending.decided.decision.flags;
-        let requirement = Requirement { signature: flags.signature_required, verity: flags.verity_required };
+        let requirement = pending.decided.decision.flags.requirement();
         let mut judged = None;
         let ask_evm = || match &self.evm {
             Some(evm) => judged.insert(evm.judge(access.file, access.now)).status,
@@ -462,9 +536,9 @@ impl Checker {
         let pending = match self.remember(decided, access, None) {
             Ok(Ok(pending)) => pending,
             Ok(Err(judged)) => return judged.cause.map_or(Ok(()), Err),
-            Err(_) => return Err(Cause::CollectFailed),
+            Err(trouble) => return Err(trouble.cause()),
         };
-        let collected = self.collect(pending, access).map_err(|_| Cause::CollectFailed)?;
+        let collected = self.collect(pending, access).map_err(|trouble| trouble.cause())?;
         self.measure(&collected, access).map_err(|_| Cause::MeasureFailed)?;
         let appraised = self.appraise(collected, access);
         access.file.look_again();
@@ -506,8 +580,10 @@ impl Checker {
         if !insert(&self.violated, access.file.id()) {
             return;
         }
-        let path = access.file.path();
-        if self.log.add_violation(&self.template, &path).is_err() {
+        let (file, path) = (access.file, access.file.path());
+        let evm_label = file.xattr("security.evm").ok().flatten().unwrap_or_default();
+        let attributes = self.attributes(&self.template, file).ok().flatten();
+        if self.log.add_violation(&self.template, &path, &evm_label, attributes.as_ref()).is_err() {
             self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
         }
         let (task, inode) = (access.task.identity(), access.file.id());
@@ -516,12 +592,13 @@ impl Checker {
 
     /// An error in one of the steps.
     fn trouble(&self, access: &Access<'_>, hook: Hook, decision: &Decision, trouble: &Trouble) -> Judged {
-        let (cause, detail) = match trouble {
-            Trouble::Collect(error) => (Cause::CollectFailed, error.to_string()),
-            Trouble::Measure(error) => (Cause::MeasureFailed, error.to_string()),
+        let detail = match trouble {
+            Trouble::Collect(error) | Trouble::Verity(Some(error)) => error.to_string(),
+            Trouble::Verity(None) => "fs-verity is not enabled for it".into(),
+            Trouble::Measure(error) => error.to_string(),
         };
         self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
-        self.fail(access, hook, decision, cause, detail, false)
+        self.fail(access, hook, decision, trouble.cause(), detail, false)
     }
 
     /// Where every refusal comes from.
@@ -534,7 +611,8 @@ impl Checker {
         detail: String,
         fixed: bool,
     ) -> Judged {
-        let denied = self.mode() == Mode::Enforce;
+        let measured_alone = decision.appraise.is_none() && cause.is_nothing_to_measure();
+        let denied = self.mode() == Mode::Enforce && !measured_alone;
         self.counters.failed.fetch_add(1, Ordering::Relaxed);
         self.audit.record(AuditRecord::Data {
             func: hook.func,
@@ -562,7 +640,10 @@ impl Checker {
         }
         // In enforce mode nothing else would have been let through.
         self.mode() == Mode::Enforce
-            || self.known(access.file).is_some_and(|record| record.passes(decided.decision.appraise_slot, false, None))
+            || self.known(access.file).is_some_and(|record| {
+                let asked = Requirement { signature: false, ..decided.decision.flags.requirement() };
+                record.passes(decided.decision.appraise_slot, asked, None)
+            })
     }
 }
 

@@ -27,6 +27,7 @@ struct Fake {
     hashed: Cell<u32>,
     /// How often its attributes change while it is hashed.
     unsteady: Cell<u32>,
+    verity: Cell<Option<Digest>>,
 }
 
 impl Fake {
@@ -39,6 +40,7 @@ impl Fake {
             broken: Cell::new(false),
             hashed: Cell::new(0),
             unsteady: Cell::new(0),
+            verity: Cell::default(),
         }
     }
 
@@ -81,6 +83,9 @@ impl File for Fake {
         }
         crypto::hash(algorithm, &[&self.content.borrow()])
             .map_err(|error| io::Error::new(io::ErrorKind::Unsupported, error))
+    }
+    fn verity_digest(&self) -> io::Result<Option<Digest>> {
+        Ok(self.verity.get())
     }
     fn path(&self) -> Vec<u8> {
         b"/a b".to_vec()
@@ -689,4 +694,91 @@ fn a_verdict_by_keys_that_were_replaced_meanwhile_is_not_kept() {
     let access = Access { file: &swaps, task: &User(0), created: false, writes: false, now: NOW };
     assert_eq!(bench.checker.check(&access, &EXECUTE), Verdict::Allow);
     assert!(!bench.done(&file) && bench.checker.cache().is_empty());
+}
+
+#[test]
+fn a_rule_that_goes_by_the_fs_verity_digest_reads_nothing_and_takes_nothing_else() {
+    use crate::crypto::{KeyType, SigningKey};
+    let key = SigningKey::generate(KeyType::P256).unwrap();
+    let [verity, other] = [b"tree", b"leaf"].map(|bytes| crypto::hash(HashAlgorithm::Sha256, &[bytes]).unwrap());
+    let sign = |digest| Some(crate::label::sign_verity(digest, &key, None).unwrap());
+    let content = Some(crate::label::sign(&crypto::hash(HashAlgorithm::Sha256, &[b"x"]).unwrap(), &key, None).unwrap());
+    let measure = "measure func=BPRM_CHECK digest_type=verity template=ima-ngv2";
+    let appraise = "appraise func=BPRM_CHECK digest_type=verity appraise_type=sigv3";
+    let denied = |cause| Verdict::Deny(cause);
+    for (rules, enabled, label, expected, entries, cause) in [
+        (measure, None, None, Verdict::Allow, 0, Some(Cause::NoVerityDigest)),
+        (measure, Some(verity), None, Verdict::Allow, 1, None),
+        (appraise, None, sign(&verity), denied(Cause::NoVerityDigest), 0, Some(Cause::NoVerityDigest)),
+        (appraise, Some(verity), sign(&verity), Verdict::Allow, 0, None),
+        (appraise, Some(verity), None, denied(Cause::VeritySignatureRequired), 0, Some(Cause::VeritySignatureRequired)),
+        (
+            appraise,
+            Some(verity),
+            content.clone(),
+            denied(Cause::VeritySignatureRequired),
+            0,
+            Some(Cause::VeritySignatureRequired),
+        ),
+        (
+            appraise,
+            Some(verity),
+            sign(&other),
+            denied(Cause::InvalidVeritySignature),
+            0,
+            Some(Cause::InvalidVeritySignature),
+        ),
+    ] {
+        let bench = bench(rules, Mode::Enforce);
+        let _ = bench.checker.replace_keys(Arc::new([key.public_key().unwrap()].into_iter().collect()), None);
+        let file = Fake::new(b"x");
+        file.verity.set(enabled);
+        *file.label.borrow_mut() = label;
+        let what = format!("{rules}, {enabled:?}");
+        assert_eq!(bench.check(&file, 0, &EXECUTE), expected, "{what}");
+        assert_eq!((file.hashed.get(), bench.list.paths().len()), (0, entries), "{what}");
+        assert_eq!(bench.done(&file), cause.is_none(), "{what}");
+        let causes: Vec<_> = bench
+            .records
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .filter_map(|record| match record {
+                AuditRecord::Data { cause, denied, .. } => Some((*cause, *denied)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(
+            causes,
+            cause.map(|cause| (cause, expected != Verdict::Allow)).into_iter().collect::<Vec<_>>(),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn what_was_found_out_by_the_content_is_not_taken_for_the_fs_verity_digest_nor_the_other_way_round() {
+    use crate::crypto::{KeyType, SigningKey};
+    let rules = "appraise func=BPRM_CHECK digest_type=verity appraise_type=sigv3\nappraise func=CREDS_CHECK";
+    let bench = bench(rules, Mode::Enforce);
+    let key = SigningKey::generate(KeyType::P256).unwrap();
+    let _ = bench.checker.replace_keys(Arc::new([key.public_key().unwrap()].into_iter().collect()), None);
+    let digest = crypto::hash(HashAlgorithm::Sha256, &[b"tree"]).unwrap();
+    let creds = [Hook { func: Func::CredsCheck, mask: 1 }];
+    let content = Fake::new(b"x");
+    content.label_with_digest();
+    content.verity.set(Some(digest));
+    for _ in 0..2 {
+        assert_eq!(bench.check(&content, 0, &creds), Verdict::Allow);
+        assert_eq!(bench.check(&content, 0, &EXECUTE), Verdict::Deny(Cause::VeritySignatureRequired));
+    }
+    let verity = Fake::new(b"y");
+    verity.verity.set(Some(digest));
+    *verity.label.borrow_mut() = Some(crate::label::sign_verity(&digest, &key, None).unwrap());
+    bench.checker.changed(verity.id(), true);
+    for _ in 0..2 {
+        assert_eq!(bench.check(&verity, 0, &EXECUTE), Verdict::Allow);
+        assert_eq!(bench.check(&verity, 0, &creds), Verdict::Deny(Cause::InvalidVeritySignature));
+    }
 }

@@ -296,6 +296,10 @@ impl File for TracedFile<'_> {
         }
     }
 
+    fn verity_digest(&self) -> io::Result<Option<Digest>> {
+        Err(io::Error::other("a trace tells no fs-verity digests"))
+    }
+
     fn set_xattr(&self, _: &str, _: &[u8]) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "a simulation changes nothing"))
     }

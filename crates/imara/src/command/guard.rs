@@ -41,7 +41,7 @@ pub struct Arguments {
     /// Where the socket, the list and the software TPM's state are.
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
-    /// The template of rules without `template=`: ima-ng or ima-sig.
+    /// The template of rules without `template=`: ima-sig, ima-ng, ima-sigv2, ima-ngv2, evm-sig, ima.
     #[arg(long, value_name = "NAME")]
     template: Option<String>,
     /// The default hash.

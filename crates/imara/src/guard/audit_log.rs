@@ -110,7 +110,11 @@ const fn op(func: Func, cause: Cause) -> &'static str {
         return "set_data";
     }
     match cause {
-        Cause::CollectFailed | Cause::DeniedHashAlgorithm | Cause::UnavailableHashAlgorithm => "collect_data",
+        Cause::CollectFailed
+        | Cause::NoVerityDigest
+        | Cause::InvalidVerityDigest
+        | Cause::DeniedHashAlgorithm
+        | Cause::UnavailableHashAlgorithm => "collect_data",
         Cause::Writers => "mmap_file",
         Cause::MissingHash
         | Cause::ImaSignatureRequired
@@ -253,6 +257,7 @@ mod tests {
         );
         for (cause, words) in [
             (Cause::CollectFailed, "op=collect_data cause=failed "),
+            (Cause::NoVerityDigest, "op=collect_data cause=no-verity-digest "),
             (Cause::DeniedHashAlgorithm, "op=collect_data cause=denied-hash-algorithm "),
             (Cause::Writers, "op=mmap_file cause=mmapped_writers "),
         ] {

@@ -248,6 +248,11 @@ impl Events {
     }
 }
 
+/// Whether nothing was to be refused, as there is a rule that measures and none that appraises.
+fn only_measured(rule: Option<usize>, cause: Cause) -> bool {
+    rule.is_none() && cause.is_nothing_to_measure()
+}
+
 impl State {
     fn note_failure(&mut self, when: u64, record: &AuditRecord) {
         if self.recent.len() == RECENT {
@@ -258,6 +263,9 @@ impl State {
             return;
         };
         *self.causes.entry((func.name(), cause.words(), *denied)).or_default() += 1;
+        if only_measured(*rule, *cause) {
+            return;
+        }
         let key = (path.clone(), *func, *cause);
         if self.failures.len() >= FAILURES && !self.failures.contains_key(&key) {
             self.left_out += 1;
@@ -277,7 +285,7 @@ impl State {
 
     /// A word about a failure, if it is the first of its kind and there were not too many.
     fn explain(&mut self, record: &AuditRecord, now: Instant) -> Option<String> {
-        let AuditRecord::Data { func, cause, detail, task, path, denied, fixed, .. } = record else {
+        let AuditRecord::Data { func, cause, detail, task, path, rule, denied, fixed, .. } = record else {
             return None;
         };
         if self.explained.len() >= FAILURES {
@@ -301,6 +309,7 @@ impl State {
                 (false, true, _) => "fixed",
                 // It is done, and what is done then is refused.
                 (false, false, Func::SetxattrCheck) => "labelled, which the policy does not allow:",
+                (false, false, _) if only_measured(*rule, *cause) => "not measured:",
                 (false, false, _) => "would be refused:",
             },
             func.name(),
@@ -312,7 +321,7 @@ impl State {
         if !detail.is_empty() {
             word.push_str(&format!(": {}", printable(detail.as_bytes())));
         }
-        if !fixed {
+        if !fixed && !only_measured(*rule, *cause) {
             word.push_str(&format!("; to let it pass: {}", remedy(*cause, Path::new(OsStr::from_bytes(path)), None)));
         }
         let silent = std::mem::take(&mut self.explaining.silent);

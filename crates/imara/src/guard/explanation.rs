@@ -134,9 +134,15 @@ fn label_json(label: Option<&[u8]>, keys: &Keyring) -> Value {
     };
     match Label::parse_ima(label) {
         Ok(Label::Digest { digest, .. }) => json!({ "type": "digest", "digest": digest.to_string() }),
-        Ok(Label::Signature(Signature::V2(signature)) | Label::VeritySignature(Signature::V2(signature))) => json!({
+        Ok(Label::Signature(Signature::V2(signature))) => json!({
             "type": "signature",
             "version": 2,
+            "algorithm": signature.algorithm.name(),
+            "key": key(&signature.key_id),
+        }),
+        Ok(Label::VeritySignature(Signature::V3(signature))) => json!({
+            "type": "verity-signature",
+            "version": 3,
             "algorithm": signature.algorithm.name(),
             "key": key(&signature.key_id),
         }),
@@ -155,10 +161,10 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
         return "the label matches the content".into();
     };
     match (cause, &appraisal.signature_error) {
-        (Cause::InvalidSignature, Some(VerifyError::UnknownKey { key_id })) => {
+        (Cause::InvalidSignature | Cause::InvalidVeritySignature, Some(VerifyError::UnknownKey { key_id })) => {
             format!("it is signed with the key {}, which the guard was not given", to_hex(key_id))
         }
-        (Cause::InvalidSignature, Some(VerifyError::RevokedKey { key_id })) => {
+        (Cause::InvalidSignature | Cause::InvalidVeritySignature, Some(VerifyError::RevokedKey { key_id })) => {
             format!("it is signed with the key {}, which is revoked", to_hex(key_id))
         }
         (Cause::InvalidSignature, Some(VerifyError::Rejected { key_id, .. })) => format!(
@@ -166,7 +172,10 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
              belongs to another file",
             to_hex(key_id)
         ),
-        (Cause::InvalidSignature, Some(error @ VerifyError::AlgorithmMismatch { .. })) => error.to_string(),
+        (
+            Cause::InvalidSignature | Cause::InvalidVeritySignature,
+            Some(error @ VerifyError::AlgorithmMismatch { .. }),
+        ) => error.to_string(),
         (Cause::InvalidSignature, None) => match explanation.label.as_deref().map(Label::parse_ima) {
             Some(Err(error)) => format!("the signature cannot be read: {error}"),
             _ => "the signature's version is not one that is verified here".into(),
@@ -177,6 +186,9 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
         }
         (Cause::MissingHash, _) => "it has no label (security.ima)".into(),
         (Cause::ImaSignatureRequired, _) => "the rule wants a signature, and the label holds none".into(),
+        (Cause::NoVerityDigest, _) => {
+            "the rule goes by the fs-verity digest, and fs-verity is not enabled for it".into()
+        }
         (Cause::VeritySignatureRequired, _) => "the rule wants a signature over the fs-verity digest".into(),
         (Cause::MissingHmac | Cause::InvalidHmac | Cause::InvalidFailImmutable, _) => {
             let reason = explanation.evm.as_ref().and_then(|evm| evm.reason.as_ref());
@@ -194,9 +206,15 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
             Some(Err(error)) => format!("the label cannot be read: {error}"),
             _ => "the label is of a type that does not belong there".into(),
         },
+        (Cause::InvalidVeritySignature, Some(VerifyError::Rejected { key_id, .. })) => format!(
+            "the signature by the key {} is over another fs-verity digest: the file is another one, or fs-verity was enabled with \
+             another hash, block size or salt",
+            to_hex(key_id)
+        ),
         (
             Cause::InvalidSignatureVersion
             | Cause::InvalidVeritySignature
+            | Cause::InvalidVerityDigest
             | Cause::Unknown
             | Cause::CollectFailed
             | Cause::MeasureFailed
@@ -242,9 +260,10 @@ pub fn remedy(cause: Cause, path: &Path, allowed: Option<HashAlgorithm>) -> Stri
             format!("imara evm explain {file}    # tells what was changed, where that can be known")
         }
         Cause::Blocked => "another content; or, if the entry is not meant, a guard without it in its block list".into(),
-        Cause::VeritySignatureRequired | Cause::InvalidVeritySignature => {
-            "enable fs-verity on it and sign its fs-verity digest (version 3)".into()
+        Cause::VeritySignatureRequired | Cause::InvalidVeritySignature | Cause::InvalidVerityDigest => {
+            format!("imara verity sign -k /etc/keys/privkey_ima.pem {file}    # if its content is what you meant")
         }
+        Cause::NoVerityDigest => format!("imara verity enable {file}    # and sign it: imara verity sign"),
         Cause::ImaSignatureRequired
         | Cause::InvalidSignature
         | Cause::InvalidSignatureVersion

@@ -13,9 +13,10 @@ use imara_engine::crypto;
 use imara_engine::keyring::Keyring;
 use imara_engine::label::{Verified, verify_label};
 use imara_engine::policy::FileFacts;
+use imara_format::evm::InodeMetadata;
 use imara_format::hash::{Digest, HashAlgorithm, to_hex};
 use imara_format::label::Label;
-use imara_format::policy::{Func, Mask, Policy, Rule, Target, TemplateName, stated_version};
+use imara_format::policy::{Func, Mask, Policy, Rule, Target, stated_version};
 use imara_linux::files::{self, OpenError, Xattr};
 use imara_linux::opened::{OpenedFile, OpeningTask};
 use serde::{Deserialize, Serialize};
@@ -246,27 +247,10 @@ fn signer(path: &Path, file: &File, text: &[u8], keys: &Keyring) -> Result<Optio
     }
 }
 
-/// The templates whose every field the guard has something for.
-pub const FILLED_TEMPLATES: [TemplateName; 6] = [
-    TemplateName::ImaNg,
-    TemplateName::ImaSig,
-    TemplateName::ImaNgv2,
-    TemplateName::ImaSigv2,
-    TemplateName::ImaBuf,
-    TemplateName::ImaModsig,
-];
-
 /// Why a rule of the language asks for what the guard cannot do: better refused now than every access it matches later.
 pub fn cannot_be_done(rule: &Rule) -> Option<String> {
-    if let Some(template) = rule.template.filter(|template| !FILLED_TEMPLATES.contains(template)) {
-        return Some(format!("the guard cannot fill the template {}", template.name()));
-    }
-    if let Some(pcr) = rule.pcr.filter(|pcr| *pcr > 23 || matches!(pcr, 16 | 23)) {
-        return Some(format!(
-            "PCR {pcr} cannot hold a measurement list (16 and 23 can be reset by anybody, and there are 24)"
-        ));
-    }
-    rule.verity.then(|| "the guard does not read fs-verity digests".to_owned())
+    let pcr = rule.pcr.filter(|pcr| *pcr > 23 || matches!(pcr, 16 | 23))?;
+    Some(format!("PCR {pcr} cannot hold a measurement list (16 and 23 can be reset by anybody, and there are 24)"))
 }
 
 /// A file whose content was read already: what is measured and appraised is what was read, whatever becomes of the file.
@@ -294,6 +278,14 @@ impl CheckedFile for ReadFile<'_> {
 
     fn set_xattr(&self, name: &str, value: &[u8]) -> io::Result<()> {
         self.opened.set_xattr(name, value)
+    }
+
+    fn inode(&self) -> io::Result<InodeMetadata> {
+        self.opened.inode()
+    }
+
+    fn verity_digest(&self) -> io::Result<Option<Digest>> {
+        self.opened.verity_digest()
     }
 
     fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {

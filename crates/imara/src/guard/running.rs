@@ -101,8 +101,7 @@ fn refused(
     let algorithms = decision.allowed_algorithms.as_ref();
     // What is known went by the keys in force.
     let known = checker.cache().lookup(file.id(), &file.stamp()?).filter(|_| keys.is_the_same(&checker.keys()));
-    if known.is_some_and(|record| record.passes(decision.appraise_slot, decision.flags.signature_required, algorithms))
-    {
+    if known.is_some_and(|record| record.passes(decision.appraise_slot, decision.flags.requirement(), algorithms)) {
         return Ok(None);
     }
     let (evm, hash) = (checker.evm().map(|evm| &**evm), checker.log().hash());

@@ -120,7 +120,7 @@ fn audit_hash_and_the_exceptions_do_what_they_say() {
 
 #[test]
 fn the_list_has_the_kernels_form_and_is_proven_by_others_too() {
-    for template in ["ima-sig", "ima-ng"] {
+    for template in ["ima-sig", "ima-ng", "evm-sig", "ima"] {
         let mut scratch = scratch!("the_list_has_the_kernels_form_and_is_proven_by_others_too");
         let signed = scratch.signed_program("signed");
         let linked = scratch.on("linked");

@@ -195,7 +195,7 @@ fn a_guard_that_cannot_start_says_why_and_watches_nothing() {
     let _ = fs::remove_file(scratch.run.join("control.sock"));
     fs::create_dir_all(scratch.run.join("control.sock/occupied")).unwrap();
     let with_tpm: [(&str, &[&str], i32, &str); 3] = [
-        ("a template that cannot be filled", &["--template", "evm-sig"], 2, "evm-sig"),
+        ("a template that nobody has", &["--template", "ima-x"], 2, "ima-x"),
         ("a hash that nobody computes", &["--hash", "md4"], 2, "md4"),
         ("no room for the socket", &[], 1, "directory"),
     ];
