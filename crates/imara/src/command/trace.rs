@@ -51,6 +51,9 @@ struct Start {
     /// Replace the file if it is there.
     #[arg(long)]
     force: bool,
+    /// Only say what would be done, and whether it could be.
+    #[arg(long)]
+    dry_run: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -61,6 +64,9 @@ struct Start {
 /// End the trace that the running guard is taking.
 #[derive(Args)]
 struct Stop {
+    /// Only say which trace would end.
+    #[arg(long)]
+    dry_run: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -101,7 +107,7 @@ impl Start {
         let path = std::path::absolute(&self.file)
             .map_err(|error| Failure::failed(format_args!("{}: {error}", self.file.display())))?;
         let seconds = self.duration.map(|duration| duration.as_secs());
-        let wanted = Wanted { path, seconds, most: self.max_size, force: self.force };
+        let wanted = Wanted { path, seconds, most: self.max_size, force: self.force, dry_run: self.dry_run };
         let trace = ask(&self.runtime.runtime_dir, &Request::Trace(wanted))?;
         if self.json {
             print_json(&trace);
@@ -114,7 +120,10 @@ impl Start {
 
 impl Stop {
     fn run(self) -> CommandResult {
-        let trace = ask(&self.runtime.runtime_dir, &Request::StopTrace)?;
+        let trace = match self.dry_run {
+            false => ask(&self.runtime.runtime_dir, &Request::StopTrace)?,
+            true => self.would_end(ask(&self.runtime.runtime_dir, &Request::Status)?)?,
+        };
         if self.json {
             print_json(&trace);
         } else {
@@ -124,15 +133,28 @@ impl Stop {
     }
 }
 
-/// One line about a trace that a guard is taking or has taken.
+impl Stop {
+    /// The trace that the guard is taking, by its status.
+    fn would_end(&self, mut status: Value) -> Result<Value, Failure> {
+        let mut trace = status["trace"].take();
+        if trace["active"] != true {
+            return Err(Failure::failed("no trace is being taken").next("imara trace start FILE"));
+        }
+        trace["schema"] = json!(1);
+        Ok(trace)
+    }
+}
+
+/// One line about a trace that a guard is taking, has taken, or would take.
 pub fn for_people(trace: &Value) -> String {
     let path = printable(Path::new(trace["path"].as_str().unwrap_or_default()));
     let mut text = match trace["active"] == true {
+        _ if trace["begun"] == false => format!("would trace to {path} until "),
         true => format!("tracing to {path}, {} events, until ", trace["events"]),
         false => format!("traced to {path}, {} events, ", trace["events"]),
     };
     let why = trace["ended"].as_str().unwrap_or_default();
-    text += &match (trace["active"] == true, trace["until"].as_u64()) {
+    text += &match (trace["active"] == true || trace["begun"] == false, trace["until"].as_u64()) {
         (true, Some(until)) => utc(until),
         (true, None) => "it is stopped".to_owned(),
         (false, _) => format!("ended: {why}"),

@@ -44,6 +44,9 @@ pub struct Wanted {
     pub most: u64,
     /// Replaces a file that is there.
     pub force: bool,
+    /// Only finds out whether it could be begun.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// The trace that is taken, or the last one.
@@ -116,7 +119,7 @@ impl Trace {
 }
 
 impl Tracing {
-    /// Begins a trace.
+    /// Begins a trace, or says what would be.
     ///
     /// # Errors
     /// [`Failure`]: there is one already, or the file cannot be made.
@@ -133,6 +136,12 @@ impl Tracing {
         };
         let policy = checker.policy();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if wanted.dry_run {
+            could_create(wanted)?;
+            let mut trace = with_schema(Shared::new(wanted.clone(), started).to_json(false));
+            trace["begun"] = json!(false);
+            return Ok(trace);
+        }
         let file = create(wanted)?;
         let header = header(checker, &policy, started);
         let discarded = |error: &io::Error| {
@@ -221,13 +230,29 @@ fn create(wanted: &Wanted) -> Result<File, Failure> {
         std::fs::remove_file(path).map_err(failed)?;
     }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Failure::failed(format_args!("{} exists already", path.display())).next(match wanted.force {
-                true => "it is no regular file: name another",
-                false => "name another file, or have it replaced with --force",
-            })
-        }
+        io::ErrorKind::AlreadyExists => exists(wanted),
         _ => failed(error),
+    })
+}
+
+/// Whether [`create`] would do, as far as that shows from outside.
+fn could_create(wanted: &Wanted) -> Result<(), Failure> {
+    let path = &wanted.path;
+    let failed = |error: io::Error| Failure::failed(format_args!("{}: {error}", path.display()));
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if !wanted.force || !metadata.is_file() => return Err(exists(wanted)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(_) | Err(_) => {}
+    }
+    let folder = path.parent().unwrap_or(path);
+    let metadata = std::fs::metadata(folder).map_err(failed)?;
+    if metadata.is_dir() { Ok(()) } else { Err(failed(io::ErrorKind::NotADirectory.into())) }
+}
+
+fn exists(wanted: &Wanted) -> Failure {
+    Failure::failed(format_args!("{} exists already", wanted.path.display())).next(match wanted.force {
+        true => "it is no regular file: name another",
+        false => "name another file, or have it replaced with --force",
     })
 }
 
@@ -404,7 +429,8 @@ mod tests {
     #[test]
     fn events_that_find_no_room_are_counted_and_told_in_the_trace() {
         let directory = tempfile::tempdir().unwrap();
-        let wanted = Wanted { path: directory.path().join("trace"), seconds: None, most: 1 << 20, force: false };
+        let wanted =
+            Wanted { path: directory.path().join("trace"), seconds: None, most: 1 << 20, force: false, dry_run: false };
         let rules = |text: &str| {
             ActivePolicy::new(CompiledPolicy::new(Policy::parse(text.as_bytes(), &Target::guard()).unwrap()))
         };
@@ -489,7 +515,8 @@ mod tests {
             imara_engine::check::Mode::Log,
             Box::new(audit),
         ));
-        let wanted = Wanted { path: directory.path().join("trace"), seconds: None, most: 1, force: false };
+        let wanted =
+            Wanted { path: directory.path().join("trace"), seconds: None, most: 1, force: false, dry_run: false };
         let (sender, _receiver) = sync_channel(1);
         let shared = Arc::new(Shared::new(wanted, 1));
         checker.set_trace(Some(Arc::new(Sink { sender, policy: checker.policy(), shared: Arc::clone(&shared) })));
@@ -506,7 +533,13 @@ mod tests {
     fn a_file_that_is_there_is_refused_or_replaced_and_no_link_is_followed() {
         use std::os::unix::fs::{MetadataExt, symlink};
         let directory = tempfile::tempdir().unwrap();
-        let wanted = |name: &str, force| Wanted { path: directory.path().join(name), seconds: None, most: 1, force };
+        let wanted = |name: &str, force| Wanted {
+            path: directory.path().join(name),
+            seconds: None,
+            most: 1,
+            force,
+            dry_run: false,
+        };
         let file = create(&wanted("new", false)).unwrap();
         assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
         let failure = create(&wanted("new", false)).unwrap_err();
@@ -519,7 +552,7 @@ mod tests {
             assert!(create(&wanted("link", force)).is_err());
         }
         assert_eq!(std::fs::read(directory.path().join("kept")).unwrap(), b"kept");
-        let relative = Wanted { path: "trace".into(), seconds: None, most: 1, force: false };
+        let relative = Wanted { path: "trace".into(), seconds: None, most: 1, force: false, dry_run: false };
         assert_eq!(create(&relative).unwrap_err().outcome, crate::output::Outcome::Usage);
     }
 }

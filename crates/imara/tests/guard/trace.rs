@@ -79,6 +79,14 @@ fn every_access_is_in_the_trace_with_what_was_decided_and_for_whom() {
     settle();
     scratch.is_let_pass(&good);
 
+    let would = scratch.begin("trace", &["--dry-run", "--for", "1h"]).unwrap();
+    let hour = would["until"].as_u64().zip(would["started"].as_u64()).map(|(until, started)| until - started);
+    assert_eq!((&would["begun"], hour, scratch.path("trace").exists()), (&false.into(), Some(3600), false));
+    assert!(scratch.begin("mnt/data", &["--dry-run"]).unwrap_err().contains("exists already"));
+    assert!(scratch.begin("nowhere/trace", &["--dry-run"]).unwrap_err().contains("nowhere"));
+    assert_eq!(scratch.imara(&["trace", "stop", "--dry-run"]).status.code(), Some(1), "none is taken");
+    scratch.is_let_pass(&good);
+
     let begun = scratch.begin("trace", &[]).unwrap();
     assert_eq!((&begun["active"], &begun["until"], &begun["schema"]), (&true.into(), &Value::Null, &1.into()));
     for user in [0, 0, USER] {
@@ -90,6 +98,8 @@ fn every_access_is_in_the_trace_with_what_was_decided_and_for_whom() {
     assert!(!scratch.path("other").exists());
     let shown = String::from_utf8(scratch.imara(&["status"]).stdout).unwrap();
     assert!(shown.contains("tracing to") && shown.contains("until it is stopped"), "{shown}");
+    let would = String::from_utf8(scratch.imara(&["trace", "stop", "--dry-run"]).stdout).unwrap();
+    assert!(would.contains("tracing to"), "{would}");
     let stopped = scratch.imara(&["trace", "stop"]);
     assert!(stopped.status.success(), "{stopped:?}");
     scratch.is_let_pass(&good);
