@@ -24,6 +24,8 @@ pub struct Explanation {
     pub rules: Vec<RuleExplanation>,
     /// The content's digest, in the algorithm that the label names; or fs-verity's, where the rule goes by that and there is one.
     pub digest: Digest,
+    /// Whether it is fs-verity's.
+    pub verity: bool,
     /// The value of `security.ima`.
     pub label: Option<Vec<u8>>,
     /// The appraisal, where the policy asks for one.
@@ -74,9 +76,9 @@ pub fn explain(
             _ => Err(error),
         })
     };
-    let digest = match verity {
-        Some(digest) => digest,
-        None => content()?,
+    let (digest, verity) = match verity {
+        Some(digest) => (digest, true),
+        None => (content()?, false),
     };
     let empty = file.stamp()?.size == 0;
     let mut judged = None;
@@ -94,7 +96,7 @@ pub fn explain(
         None => appraise::appraise(label.as_deref(), &digest, empty, false, requirement, keys, ask_evm),
     });
     let (rules, evm) = (policy.explain(&event), judged);
-    Ok(Explanation { hook, decision, rules, digest, label, appraisal, evm, not_to_be_written: None })
+    Ok(Explanation { hook, decision, rules, digest, verity, label, appraisal, evm, not_to_be_written: None })
 }
 
 impl fmt::Display for Why {

@@ -99,6 +99,7 @@ fn describe(
         "audit": rule(decision.audit),
         "hash": rule(decision.hash),
         "digest": explanation.digest.to_string(),
+        "verity": explanation.verity,
         "label": label_json(explanation.label.as_deref(), keys),
         "evm": explanation.evm.as_ref().map(|evm| json!({
             "status": evm.status.words(),
@@ -324,7 +325,8 @@ pub fn for_people(document: &Value) -> String {
                 );
             }
         }
-        let _ = writeln!(out, "    {:<9} {}", "content", text(&hook["digest"]));
+        let of = if hook["verity"] == true { "fs-verity" } else { "content" };
+        let _ = writeln!(out, "    {of:<9} {}", text(&hook["digest"]));
         let _ = writeln!(out, "    {:<9} {}", "label", label_for_people(&hook["label"]));
         if let Some(status) = hook["evm"]["status"].as_str() {
             let _ = writeln!(out, "    {:<9} {status}", "EVM");
@@ -344,7 +346,8 @@ fn label_for_people(label: &Value) -> String {
     match label["type"].as_str() {
         None => "none".into(),
         Some("digest") => format!("digest {}", text(&label["digest"])),
-        Some("signature") => {
+        Some(kind @ ("signature" | "verity-signature")) => {
+            let kind = if kind == "signature" { kind } else { "fs-verity signature" };
             let key = &label["key"];
             let whose = match key["subject"].as_str() {
                 Some(subject) => format!("({subject})"),
@@ -352,7 +355,7 @@ fn label_for_people(label: &Value) -> String {
                 None => "(unknown here)".into(),
             };
             let version = &label["version"];
-            format!("signature v{version}, {}, key {} {whose}", text(&label["algorithm"]), text(&key["id"]))
+            format!("{kind} v{version}, {}, key {} {whose}", text(&label["algorithm"]), text(&key["id"]))
         }
         Some("unreadable") => format!("unreadable: {}", text(&label["error"])),
         Some(other) => other.into(),
