@@ -7,6 +7,7 @@ use super::{LARGE, Shared, lock};
 use crate::opened::{OpenedFile, OpeningTask, now, path_of, stamp};
 use crate::process::{self, Opening};
 use crate::sys::fanotify::Mask;
+use crate::sys::process as threads;
 use imara_engine::appraise::Cause;
 use imara_engine::audit::AuditRecord;
 use imara_engine::cache::InodeId;
@@ -17,6 +18,11 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// For how long a large file is hashed while somebody waits for the processor: what that costs in changes of the task is below one
+/// per cent of it.
+const TURN: Duration = Duration::from_micros(500);
 
 const MAY_EXEC: u8 = 1;
 const MAY_WRITE: u8 = 2;
@@ -225,8 +231,10 @@ impl Shared {
 
     /// A thread's life: decides on large files.
     pub(super) fn judge_large(&self, events: &Mutex<Receiver<Arc<Asked>>>) {
+        // Where that cannot be had it takes the turns that everybody has.
+        let _ = threads::take_turns_of(TURN);
         while !self.stopping.load(Ordering::Relaxed) {
-            let next = lock(events).recv_timeout(std::time::Duration::from_millis(200));
+            let next = lock(events).recv_timeout(Duration::from_millis(200));
             if let Ok(asked) = next {
                 self.large_progress.moved(self.elapsed());
                 let question = Question { asked: Some(asked), shared: self };
