@@ -86,7 +86,7 @@ const LAYERS: [Layer; 5] = [
 ];
 
 /// What tests and benchmarks of every crate may use besides.
-const FOR_TESTS: [&str; 4] = ["criterion", "proptest", "serde_json", "tempfile"];
+const FOR_TESTS: [&str; 5] = ["criterion", "proptest", "rustix", "serde_json", "tempfile"];
 
 /// The one place for system calls that no library wraps safely.
 const UNSAFE_FOLDER: &str = "crates/linux/src/sys";

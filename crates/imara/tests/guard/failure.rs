@@ -159,7 +159,10 @@ fn a_software_tpm_that_dies_is_started_again_and_given_the_list() {
     assert!(runs(&programs[0]));
     scratch.proven();
     let first = scratch.swtpm().unwrap();
-    signal("KILL", first);
+    // At level 2 whoever has started the guard can, and nobody else.
+    let is_protected = |tpm: u32| !level_2() || !is_killed_by_a_stranger(tpm);
+    assert!(is_protected(first));
+    signal(Signal::KILL, first);
     assert!(runs(&programs[1]) && !runs(&unsigned), "accesses go on meanwhile");
     let again = |scratch: &Scratch, restarts: u64| {
         eventually("it runs again and has the list", PATIENCE, || {
@@ -172,13 +175,14 @@ fn a_software_tpm_that_dies_is_started_again_and_given_the_list() {
     assert_ne!(first, second);
     assert_eq!(scratch.status()["tpm"]["pid"], second);
     scratch.proven();
+    assert!(is_protected(second), "as the first one was");
     assert!(runs(&programs[2]) && scratch.listed(&programs[2]) == 1);
     scratch.proven();
     eventually("it is told", PATIENCE, || scratch.said().contains("it was started again"));
     // Signals end it, although the guard blocks them; so it is stopped with its PCRs kept.
     let status = fs::read_to_string(format!("/proc/{second}/status")).unwrap();
     assert!(status.lines().any(|line| line == "SigBlk:\t0000000000000000"), "{status}");
-    signal("KILL", second);
+    signal(Signal::KILL, second);
     again(&scratch, 2);
     scratch.proven();
     scratch.stop();
@@ -232,7 +236,7 @@ fn changes_that_found_no_room_in_the_queue_have_everything_asked_about_again() {
     assert!(runs(&program));
     assert_eq!(scratch.events(), before, "it is let pass unasked");
     assert_eq!(scratch.status()["kernel"]["overflows"], 0);
-    signal("STOP", scratch.pid());
+    signal(Signal::STOP, scratch.pid());
     let threads = PathBuf::from(format!("/proc/{}/task", scratch.pid()));
     let stopped = |thread: &Path| fs::read_to_string(thread.join("stat")).is_ok_and(|stat| stat.contains(") T "));
     eventually("each of its threads is stopped", PATIENCE, || {
@@ -244,7 +248,7 @@ fn changes_that_found_no_room_in_the_queue_have_everything_asked_about_again() {
     }
     must(command("setfattr").args(["-x", "security.ima"]).arg(&program));
     assert!(runs(&program), "nobody has heard of it");
-    signal("CONT", scratch.pid());
+    signal(Signal::CONT, scratch.pid());
     eventually("it is counted", PATIENCE, || {
         scratch.status()["kernel"]["overflows"].as_u64().is_some_and(|lost| lost > 0)
     });
@@ -326,7 +330,7 @@ fn a_list_whose_file_system_went_read_only_refuses_what_would_have_to_be_listed(
     scratch.switch("log");
     assert!(runs(&new), "in log mode it goes on");
     assert_eq!(scratch.list().len(), 2, "no entry is broken, and none is there that was not whole");
-    signal("TERM", scratch.pid());
+    signal(Signal::TERM, scratch.pid());
     let ended = scratch.guards.last().unwrap().end().expect("it ends");
     assert_eq!(ended.code(), Some(1), "it cannot note that it ended in order: {}", scratch.said());
     assert!(scratch.said().contains("Read-only"), "{}", scratch.said());

@@ -55,7 +55,7 @@ fn a_task_that_is_frozen_on_its_way_into_a_program_never_runs_what_is_written_to
     scratch.guard_with(SIGNED_PROGRAMS, "enforce", &["--level", "1"]);
     // Its entry waits for the TPM, and the task for the guard.
     let swtpm = scratch.swtpm().unwrap();
-    signal("STOP", swtpm);
+    signal(Signal::STOP, swtpm);
     let mut task = command("sh");
     let script = format!("echo $$ > '{}/cgroup.procs' && exec '{}'", freezer.0.display(), program.display());
     let mut task = start(task.args(["-ec", &script])).unwrap();
@@ -66,14 +66,14 @@ fn a_task_that_is_frozen_on_its_way_into_a_program_never_runs_what_is_written_to
     let begun = Instant::now();
     while freezer.state() != "FROZEN" {
         if begun.elapsed() > Duration::from_secs(2) {
-            signal("CONT", swtpm);
+            signal(Signal::CONT, swtpm);
             freezer.put("THAWED");
             assert!(task.wait().unwrap().success());
             return println!("skipped: {NAME}: needs a kernel that freezes who waits for a guard");
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    signal("CONT", swtpm);
+    signal(Signal::CONT, swtpm);
     eventually("it is answered", PATIENCE, || scratch.status()["kernel"]["waiting"] == 0);
     // Another program in its place, by somebody who may write it.
     let mut writer = command("sh");

@@ -159,7 +159,7 @@ fn keys_and_block_lists_are_read_again_when_a_policy_is_loaded() {
     assert!(!runs(&blocked) && runs(&signed) && runs(&good));
     // By signal; a key that is gone verifies nothing that was let pass before.
     fs::write(&list, "").unwrap();
-    signal("HUP", scratch.pid());
+    signal(Signal::HUP, scratch.pid());
     eventually("the key is gone", PATIENCE, || keys(&scratch) == 2);
     eventually("that is said", PATIENCE, || {
         scratch.said().contains("the policy, the keys and the block lists were read again")

@@ -339,7 +339,7 @@ fn a_guard_that_hangs_does_not_keep_the_mode_from_going_back() {
     // Nothing else is to end it.
     scratch.guard_with(SIGNED_PROGRAMS, "log", &["--sentinel", "none"]);
     must(&mut scratch.command(&["mode", "enforce", "--for", "1s"]));
-    signal("STOP", scratch.pid());
+    signal(Signal::STOP, scratch.pid());
     // Nobody answers: whoever opens or runs something waits, until the second process ends the guard.
     assert!(runs(&unsigned));
     let run = scratch.run.clone();
@@ -355,7 +355,7 @@ fn whoever_asks_a_guard_that_hangs_is_told_so() {
     // Nothing else is to end it.
     scratch.guard_with(SIGNED_PROGRAMS, "log", &["--sentinel", "none"]);
     let pid = scratch.pid();
-    signal("STOP", pid);
+    signal(Signal::STOP, pid);
     let commands: [&[&str]; 4] =
         [&["status"], &["mode", "enforce"], &["mode", "enforce", "--for", "1h"], &["policy", "show"]];
     std::thread::scope(|scope| {
@@ -370,7 +370,7 @@ fn whoever_asks_a_guard_that_hangs_is_told_so() {
             assert!(said.contains(&format!("process {pid}")) && said.contains("kill -9"), "{arguments:?}: {said}");
         }
     });
-    signal("CONT", pid);
+    signal(Signal::CONT, pid);
     // What was asked meanwhile is done now; who asked has gone.
     eventually("the mode is switched", PATIENCE, || mode(&scratch) == "enforce");
     assert!(rollback(&scratch).is_null(), "{}", rollback(&scratch));
@@ -516,7 +516,7 @@ fn a_confirmation_that_comes_while_the_mode_goes_back_is_too_late_and_says_so() 
     // Nothing else is to end it.
     scratch.guard_with(SIGNED_PROGRAMS, "log", &["--sentinel", "none"]);
     must(&mut scratch.command(&["mode", "enforce", "--for", "1s"]));
-    signal("STOP", scratch.pid());
+    signal(Signal::STOP, scratch.pid());
     std::thread::sleep(Duration::from_secs(2));
     let confirmed = scratch.imara(&["mode", "--confirm"]);
     let said = text(&confirmed.stderr);

@@ -209,11 +209,11 @@ fn a_hangup_has_the_policy_read_again_and_a_wrong_one_changes_nothing() {
     scratch.guard("measure func=BPRM_CHECK\n", "enforce");
     assert!(runs(&unsigned));
     fs::write(scratch.path("policy"), PROGRAMS).unwrap();
-    signal("HUP", scratch.pid());
+    signal(Signal::HUP, scratch.pid());
     eventually("it is in force", PATIENCE, || scratch.said().contains("read again"));
     assert!(!runs(&unsigned));
     fs::write(scratch.path("policy"), "measure func=NONSENSE\n").unwrap();
-    signal("HUP", scratch.pid());
+    signal(Signal::HUP, scratch.pid());
     eventually("it is refused", PATIENCE, || scratch.said().contains("was not loaded"));
     assert!(!runs(&unsigned) && scratch.alive());
     scratch.stop();

@@ -19,7 +19,7 @@ fn a_tpm_that_does_not_answer_is_waited_for_once() {
     scratch.guard(SIGNED_PROGRAMS, "enforce");
     assert!(runs(&programs[0]));
     let swtpm = scratch.swtpm().unwrap();
-    signal("STOP", swtpm);
+    signal(Signal::STOP, swtpm);
     let begun = Instant::now();
     for program in &programs {
         assert!(runs(program), "the entry stands");
@@ -32,7 +32,7 @@ fn a_tpm_that_does_not_answer_is_waited_for_once() {
     assert_eq!(status["list"]["not_in_tpm"], programs.len(), "{}", status["list"]);
     assert!(programs.iter().all(|program| scratch.listed(program) == 1));
     assert_ne!(scratch.imara(&["measurement", "verify"]).status.code(), Some(0), "it shows when the list is verified");
-    signal("CONT", swtpm);
+    signal(Signal::CONT, swtpm);
     eventually("it is given what it has missed", PATIENCE, || scratch.status()["list"]["not_in_tpm"] == 0);
     scratch.proven();
     eventually("both are told", PATIENCE, || {
@@ -84,7 +84,7 @@ fn a_standard_error_that_takes_nothing_holds_up_nothing() {
     scratch.imara = IMARA.into();
     assert!(unsigned.iter().all(|program| !runs(program)));
     assert!(scratch.alive());
-    signal("HUP", scratch.pid());
+    signal(Signal::HUP, scratch.pid());
     scratch.stop();
     // Not before its end: whoever has it open keeps it full.
     let mut room = [0; 16];

@@ -100,7 +100,7 @@ fn no_file_but_the_one_in_question_is_opened_for_a_decision() {
     scratch.sign(&signed.iter().map(PathBuf::as_path).collect::<Vec<_>>());
     settle();
     let mnt = scratch.mnt.clone();
-    let more = ["--config", config.to_str().unwrap(), "--level", "1"];
+    let more = [["--config", config.to_str().unwrap()], level()].concat();
     if let Err(failed) = scratch.launch_with(&mnt, &policy, &key, "enforce", &more) {
         panic!("{}", failed.stderr);
     }

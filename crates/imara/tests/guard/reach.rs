@@ -30,10 +30,11 @@ fn a_library_is_opened_once_it_is_signed_and_nobody_but_root_reads_it_before() {
     };
     for (imara, user, expected) in [(&own, 0, true), (&own, USER, false), (&another, USER, false), (&another, 0, false)]
     {
-        assert_eq!(shows(imara, user), expected, "{} of user {user}", imara.display());
+        // Where it is refused when it is mapped anybody may read it.
+        assert_eq!(shows(imara, user), expected || level_2(), "{} of user {user}", imara.display());
         assert_eq!(loads(&scratch), EPERM, "reading it lets nobody else pass");
     }
-    assert_eq!(scratch.open_as(USER, libc_flags("O_RDONLY"), &library, 1), EPERM);
+    assert_eq!(scratch.open_as(USER, libc_flags("O_RDONLY"), &library, 1), if level_2() { 0 } else { EPERM });
     scratch.sign(&[&library]);
     assert_eq!(loads(&scratch), 0, "signed");
     change_a_byte(&library);
@@ -64,7 +65,7 @@ fn an_interpreter_is_not_asked_about_once_a_program_that_passed_has_named_it() {
     scratch.guard(SIGNED_PROGRAMS, "enforce");
     let loader_runs = || match output(command(&interpreter).arg("--version")) {
         Ok(done) => done.status.success(),
-        Err(error) if error.raw_os_error() == Some(EPERM) => false,
+        Err(error) if is_refusal(&error) => false,
         Err(error) => panic!("{error}"),
     };
     assert!(!loader_runs(), "nobody has named it");

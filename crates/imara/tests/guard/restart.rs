@@ -151,11 +151,11 @@ fn what_the_tpm_of_a_killed_guard_had_missed_the_next_one_gives_it() {
     scratch.guard(SIGNED_PROGRAMS, "enforce");
     assert!(runs(&programs[0]));
     let swtpm = scratch.swtpm().unwrap();
-    signal("STOP", swtpm);
+    signal(Signal::STOP, swtpm);
     assert!(programs.iter().all(|program| runs(program)));
     eventually("the guard has noted it", PATIENCE, || scratch.said().contains("from entry 3 on"));
     scratch.kill();
-    signal("CONT", swtpm);
+    signal(Signal::CONT, swtpm);
     scratch.guard(SIGNED_PROGRAMS, "enforce");
     let chain = scratch.status()["list"]["chain"].as_str().unwrap().to_owned();
     // The one that was sent when the TPM was stopped may have been done since.
@@ -222,7 +222,7 @@ fn a_guard_follows_one_that_was_killed_just_now() {
     scratch.guard(SIGNED_PROGRAMS, "enforce");
     for _ in 0..3 {
         // Not waited for: its lock goes with its last thread.
-        signal("KILL", scratch.pid());
+        signal(Signal::KILL, scratch.pid());
         scratch.guard(SIGNED_PROGRAMS, "enforce");
     }
     assert_eq!(scratch.list().iter().filter(|line| line.contains(" imara_gap ")).count(), 3);

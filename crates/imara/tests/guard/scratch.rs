@@ -4,6 +4,8 @@ use imara_engine::crypto;
 use imara_format::hash::HashAlgorithm;
 use imara_format::label::encode_digest;
 use imara_linux::files;
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -113,8 +115,10 @@ int main(int count, char **arguments) {
     if (count == 6 && !strcmp(arguments[1], "mix"))
         return mix(arguments[2], atoi(arguments[3]), atoi(arguments[4]), atoi(arguments[5]));
     if (count == 3 && !strcmp(arguments[1], "load")) {
-        void *library = dlopen(arguments[2], RTLD_NOW);
-        return library ? 0 : strstr(dlerror(), strerror(EPERM)) ? EPERM : 98;
+        if (dlopen(arguments[2], RTLD_NOW)) return 0;
+        const char *why = dlerror();
+        /* Refused when it was opened, or when it was to be mapped. */
+        return strstr(why, strerror(EPERM)) || strstr(why, "failed to map segment") ? EPERM : 98;
     }
     return 99;
 }
@@ -272,10 +276,20 @@ pub fn level_2() -> bool {
     std::env::var_os("IMARA_TEST_LEVEL").is_some_and(|level| level == "2")
 }
 
-/// Whether somebody was refused: by fanotify, which can say `EPERM` alone, or by the programs of level 2, which say `EACCES` as IMA does.
-pub fn is_refusal(error: &io::Error) -> bool {
+/// The level of [`level_2`] for a guard whose answers are to be that level's, whatever the machine has.
+pub fn level() -> [&'static str; 2] {
+    ["--level", if level_2() { "2" } else { "1" }]
+}
+
+/// Whether this error's number is a refusal: by fanotify, which can say `EPERM` alone, or by the programs of level 2, which say `EACCES` as
+/// IMA does.
+pub fn is_refused(errno: i32) -> bool {
     const EACCES: i32 = 13;
-    error.raw_os_error() == Some(EPERM) || level_2() && error.raw_os_error() == Some(EACCES)
+    errno == EPERM || level_2() && errno == EACCES
+}
+
+pub fn is_refusal(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(is_refused)
 }
 
 /// Whether a program is let run; it must succeed then.
@@ -302,6 +316,14 @@ pub fn opens(path: &Path) -> bool {
 
 pub fn set_label(path: &Path, label: &[u8]) {
     files::set_xattr(File::open(path).unwrap(), "security.ima", label).unwrap();
+}
+
+/// Writes a label of whatever type; `false` where the kernel has IMA itself, which lets nobody write one of a type that nobody knows.
+pub fn set_any_label(path: &Path, label: &[u8]) -> bool {
+    match files::set_xattr(File::open(path).unwrap(), "security.ima", label) {
+        Err(error) if level_2() && error.kind() == io::ErrorKind::InvalidInput => false,
+        result => result.map(|()| true).unwrap(),
+    }
 }
 
 pub fn label(path: &Path) -> Option<Vec<u8>> {
@@ -332,8 +354,20 @@ pub fn next_second() {
     thread::sleep(Duration::from_millis(1010));
 }
 
-pub fn signal(name: &str, pid: u32) {
-    shell(&format!("kill -{name} {pid}"));
+fn process(pid: u32) -> Pid {
+    Pid::from_raw(pid.try_into().unwrap()).unwrap()
+}
+
+/// Sends a signal by this process itself, which has started the guards: at level 2 nobody else may stop or kill one.
+pub fn signal(signal: Signal, pid: u32) {
+    kill_process(process(pid), signal).unwrap_or_else(|error| panic!("{signal:?} to process {pid}: {error}"));
+}
+
+/// Whether a process may kill another one, although it is neither the guard, nor what that has started, nor who has started it.
+pub fn is_killed_by_a_stranger(pid: u32) -> bool {
+    let done = output(command("sh").args(["-c", &format!("kill -KILL {pid}")])).unwrap();
+    assert!(done.status.success() || text(&done.stderr).contains("not permitted"), "{done:?}");
+    done.status.success()
 }
 
 impl Scratch {
@@ -355,9 +389,23 @@ impl Scratch {
         let run = directory.path().join("run");
         let scratch = Self { directory, mnt, run, imara: IMARA.into(), guards: Vec::new(), started: 0 };
         scratch.make_key("keys");
-        fs::write(scratch.path("tool.c"), TOOL).unwrap();
-        must(command("cc").arg("-o").arg(scratch.path("tool")).arg(scratch.path("tool.c")).arg("-ldl"));
+        scratch.make_tool();
         Ok(scratch)
+    }
+
+    /// The tool, which is compiled once.
+    fn make_tool(&self) {
+        static COMPILED: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+        let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        let (source, tool) = (self.path("tool.c"), self.path("tool"));
+        if let Some(bytes) = compiled.as_ref() {
+            fs::write(&tool, bytes).unwrap();
+            fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+            return;
+        }
+        fs::write(&source, TOOL).unwrap();
+        must(command("cc").arg("-o").arg(&tool).arg(&source).arg("-ldl"));
+        *compiled = Some(fs::read(&tool).unwrap());
     }
 
     /// A name outside of what is watched.
@@ -578,7 +626,7 @@ impl Scratch {
 
     /// Ends the guard in order.
     pub fn stop(&mut self) {
-        signal("TERM", self.pid());
+        signal(Signal::TERM, self.pid());
         let guard = self.guards.last().unwrap();
         let status = guard.end().unwrap_or_else(|| panic!("the guard does not end: {}", guard.said()));
         assert_eq!(status.code(), Some(0), "{}", guard.said());
@@ -601,7 +649,7 @@ impl Scratch {
 
     pub fn kill_swtpm(&self) {
         if let Some(pid) = self.swtpm() {
-            signal("KILL", pid);
+            signal(Signal::KILL, pid);
             eventually("the software TPM ends", PATIENCE, || self.swtpm().is_none());
         }
     }
@@ -616,7 +664,7 @@ impl Drop for Scratch {
         // Each ends by being killed at the latest.
         self.guards.clear();
         if let Some(pid) = self.swtpm() {
-            let _ = output(command("sh").args(["-c", &format!("kill -KILL {pid}")]));
+            let _ = kill_process(process(pid), Signal::KILL);
         }
         for attempt in 0..100 {
             let how: &[&str] = if attempt < 99 { &[] } else { &["-l"] };
@@ -647,7 +695,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have ended already.
         let _ = child.kill();
         let _ = child.wait();

@@ -82,7 +82,7 @@ fn a_guard_that_is_stopped_or_held_by_a_debugger_holds_up_nobody_for_long() {
         let pid = scratch.pid();
         let mut debugger: Option<Child> = None;
         if how == "stopped" {
-            signal("STOP", pid);
+            signal(Signal::STOP, pid);
             eventually("none of its threads runs", PATIENCE, || all_stopped(pid));
         } else {
             let mut seize = command(&seize);
@@ -121,7 +121,7 @@ fn a_guard_that_was_killed_and_that_the_kernel_cannot_let_go_holds_up_nobody() {
     std::thread::sleep(Duration::from_millis(300));
     assert!(!runs(&unsigned));
     let guard = scratch.guards.last().unwrap();
-    signal("KILL", guard.pid);
+    signal(Signal::KILL, guard.pid);
     eventually("what is elsewhere runs again", Duration::from_secs(10), || runs(&unsigned));
     let still_there = guard.child.lock().unwrap().try_wait().unwrap().is_none();
     assert!(still_there, "the dead one is kept by the file system that never answers");
@@ -138,16 +138,16 @@ fn a_sentinel_that_ends_or_is_stopped_is_replaced_and_none_outlives_its_guard() 
     let mut scratch = scratch!("a_sentinel_that_ends_or_is_stopped_is_replaced_and_none_outlives_its_guard");
     let unsigned = scratch.program("unsigned");
     scratch.guard(SIGNED_PROGRAMS, "enforce");
-    for (restarts, how) in [(1, "KILL"), (2, "STOP")] {
+    for (restarts, how) in [(1, Signal::KILL), (2, Signal::STOP)] {
         let first = sentinel(&scratch).expect("there is one");
         signal(how, first);
         eventually("there is another one", PATIENCE, || sentinel(&scratch).is_some_and(|now| now != first));
-        assert!(!is_there(first), "{how}");
+        assert!(!is_there(first), "{how:?}");
         assert_eq!(scratch.status()["sentinel"]["restarts"], restarts);
         assert!(!runs(&unsigned));
     }
     // The new one watches as the first did.
-    signal("STOP", scratch.pid());
+    signal(Signal::STOP, scratch.pid());
     eventually("accesses go on", PATIENCE, || runs(&unsigned));
     for end in ["stop", "kill"] {
         scratch.guard(SIGNED_PROGRAMS, "enforce");

@@ -167,14 +167,14 @@ fn under_stress_nobody_hangs_nothing_unverified_runs_and_no_entry_is_lost() {
             // Until there is another one a guard that is stopped would keep everybody waiting.
             let pid = |status: &serde_json::Value| status["sentinel"]["pid"].as_u64();
             let before = pid(&scratch.status()).expect("there is one");
-            signal("KILL", before.try_into().unwrap());
+            signal(Signal::KILL, before.try_into().unwrap());
             eventually("there is another one", PATIENCE, || pid(&scratch.status()).is_some_and(|now| now != before));
             continue;
         }
         if how == "its TPM killed" {
             // One without a guard is not started again, and takes what its PCRs held with it.
             let before = scratch.swtpm().expect("it outlives its guard");
-            signal("KILL", before);
+            signal(Signal::KILL, before);
             eventually("there is another one that has the list", PATIENCE, || {
                 let status = scratch.status();
                 status["tpm"]["pid"] != before && status["list"]["not_in_tpm"] == 0
@@ -185,16 +185,16 @@ fn under_stress_nobody_hangs_nothing_unverified_runs_and_no_entry_is_lost() {
         tell(0, epoch);
         match how {
             "stopped" => {
-                signal("STOP", scratch.pid());
+                signal(Signal::STOP, scratch.pid());
                 scratch.guards.last().unwrap().end().expect("its sentinel ends it");
             }
             "ended in order" => scratch.stop(),
             "killed while its TPM was stopped" => {
                 let swtpm = scratch.swtpm().expect("it outlives its guard");
-                signal("STOP", swtpm);
+                signal(Signal::STOP, swtpm);
                 thread::sleep(Duration::from_millis(random.below(300)));
                 scratch.kill();
-                signal("CONT", swtpm);
+                signal(Signal::CONT, swtpm);
             }
             _ => scratch.kill(),
         }

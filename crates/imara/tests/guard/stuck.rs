@@ -76,7 +76,7 @@ fn a_file_system_that_never_answers_holds_up_nobody_else() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert!(scratch.alive());
     // In order, although threads of the guard are where not even a signal reaches them.
-    signal("TERM", scratch.pid());
+    signal(Signal::TERM, scratch.pid());
     eventually("nothing is guarded any more", Duration::from_secs(10), || runs(&unsigned));
     drop(dead);
     for child in &mut waiting {
