@@ -134,7 +134,7 @@ SEC("lsm/bpf_map") int bpf_map(u64 *arguments)
 {
 	struct bpf_map *map = (struct bpf_map *)arguments[0];
 	struct settings *set = in_force();
-	if (!set || !(set->flags & PROTECT))
+	if (!set || !(set->flags & PROTECT) || !is_in_force(set))
 		return 0;
 	u32 id = map->id, ours = 0;
 	for (int i = 0; i < 8; i++)

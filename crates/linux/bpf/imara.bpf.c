@@ -83,7 +83,7 @@ SEC("lsm/kernel_load_data") int kernel_loads(u64 *arguments)
 {
 	u32 what = (u32)arguments[0];
 	struct settings *set = in_force();
-	if (!set || !(set->flags & ENFORCE) || (!guard_process() && !(set->flags & CLOSED)))
+	if (!set || !(set->flags & ENFORCE) || !is_in_force(set))
 		return 0;
 	u32 flag = 0, asked = 0;
 	if (what == ENUM(kernel_load_data_id, LOADING_MODULE)) {

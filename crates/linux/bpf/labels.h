@@ -9,7 +9,7 @@
 // Whether a portable signature of EVM covers the attributes, so that they may not change.
 INLINE int is_portable(struct settings *set, struct inode *inode)
 {
-	if ((set->flags & (EVM | ENFORCE)) != (EVM | ENFORCE) || is_guard() || (!guard_process() && !(set->flags & CLOSED)))
+	if ((set->flags & (EVM | ENFORCE)) != (EVM | ENFORCE) || is_guard() || !is_in_force(set))
 		return 0;
 	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
 	// What could make it void is refused, so that it holds whatever the policy.
@@ -143,7 +143,7 @@ INLINE u32 algorithm_of(const u64 *label, u64 size)
 INLINE int writes_label(struct settings *set, struct dentry *dentry, const void *value, u64 size)
 {
 	struct inode *inode = dentry->d_inode;
-	if (!asked_on(set, inode, LABEL) || (!guard_process() && !(set->flags & CLOSED)))
+	if (!asked_on(set, inode, LABEL))
 		return 0;
 	u64 label[4] = {};
 	u32 most = size < 24 ? size : 24;
@@ -162,7 +162,7 @@ SEC("lsm/inode_setxattr") int inode_setxattr(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
 	struct settings *set = in_force();
-	if (set && set->flags & ENFORCE && !is_guard()) {
+	if (set && set->flags & ENFORCE && !is_guard() && is_in_force(set)) {
 		u64 words[3] = {};
 		probe_read_str(words, sizeof(words), (const void *)arguments[2]);
 		// Not read as an argument: the verifier knows no type for it.
@@ -198,7 +198,7 @@ SEC("lsm/inode_removexattr") int inode_removexattr(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
 	struct settings *set = in_force();
-	if (set && set->flags & ENFORCE && !is_guard()) {
+	if (set && set->flags & ENFORCE && !is_guard() && is_in_force(set)) {
 		u64 words[3] = {};
 		probe_read_str(words, sizeof(words), (const void *)arguments[2]);
 		if ((NAME_SECURITY_IMA(words) || NAME_SECURITY_EVM(words)) && !may_label())

@@ -31,6 +31,13 @@ INLINE u32 guard_process(void)
 	return alive.process;
 }
 
+// Whether anything is refused: there is a guard, or what it left goes on without it. A guard that was killed has its programs for as long as
+// the kernel needs to take them away, and where it does not let go of a thread for longer.
+INLINE int is_in_force(struct settings *set)
+{
+	return guard_process() || set->flags & CLOSED;
+}
+
 INLINE u32 this_process(void)
 {
 	return current_pid_tgid() >> 32;
@@ -241,7 +248,7 @@ INLINE int check(struct file *file, u32 asked)
 	if (!wanted)
 		return 0;
 	u32 process = guard_process();
-	if (!process && !(set->flags & CLOSED))
+	if (!is_in_force(set))
 		return 0;
 	if (acts_for_guard(process))
 		return 0;
@@ -256,7 +263,7 @@ INLINE int check(struct file *file, u32 asked)
 // Whether it is the guard's own, one of `kinds`, and somebody else is about to change it.
 INLINE int is_protected(struct settings *set, struct inode *inode, u32 kinds)
 {
-	if (!(set->flags & PROTECT))
+	if (!(set->flags & PROTECT) || !is_in_force(set))
 		return 0;
 	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
 	return verdict && verdict->bits & kinds && !acts_for_guard(guard_process());
@@ -275,7 +282,7 @@ INLINE int content_changes(struct inode *inode, struct dentry *dentry)
 		return refuse(0, PROTECTED, inode, dentry);
 	struct verdict *verdict = storage_get(&verdicts, inode, 0, 0);
 	if (verdict && verdict->bits & IMMUTABLE && set->flags & ENFORCE && !is_guard() &&
-	    asked_on(set, inode, OPEN) && (guard_process() || set->flags & CLOSED) && verdict->content == now->content &&
+	    asked_on(set, inode, OPEN) && is_in_force(set) && verdict->content == now->content &&
 	    verdict->attributes == now->attributes && verdict->epoch == set->epoch)
 		return refuse(OPEN, SIGNED, inode, dentry);
 	__sync_fetch_and_add(&now->content, 1);

@@ -173,6 +173,20 @@ pub fn is_dead(pid: &str) -> bool {
     matches!(stat.ok().and_then(state), Some('Z' | 'X'))
 }
 
+/// Whether all that is left of the process with this number is ending: the kernel is putting away what it had, which takes it seconds where
+/// that were the programs of level 2. A thread that the kernel cannot let go has not begun to end.
+pub fn is_ending(pid: &str) -> bool {
+    /// `include/linux/sched.h`; the seventh field after the name (proc_pid_stat(5)).
+    const PF_EXITING: u64 = 4;
+    let is_ending = |thread: std::fs::DirEntry| {
+        // One that has gone meanwhile has ended.
+        let Ok(stat) = std::fs::read_to_string(thread.path().join("stat")) else { return true };
+        let flags = stat.rsplit(')').next().and_then(|rest| rest.split_ascii_whitespace().nth(6)?.parse::<u64>().ok());
+        flags.is_some_and(|flags| flags & PF_EXITING != 0)
+    };
+    std::fs::read_dir(format!("/proc/{}/task", pid.trim())).is_ok_and(|threads| threads.flatten().all(is_ending))
+}
+
 /// How a task that waits for our verdict is opening the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -256,6 +270,21 @@ mod tests {
         let credentials = credentials(tid).unwrap();
         assert_eq!(credentials.pid, std::process::id().cast_signed());
         assert_eq!(credentials.uids[0], rustix::process::getuid().as_raw());
+    }
+
+    #[test]
+    fn a_process_is_ending_from_when_it_was_killed_until_it_is_gone() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id().to_string();
+        assert!(!is_ending(&pid) && !is_dead(&pid));
+        child.kill().unwrap();
+        let begun = Instant::now();
+        while !is_ending(&pid) && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(is_ending(&pid), "nobody has waited for it");
+        child.wait().unwrap();
+        assert!(!is_ending(&pid) && !is_ending("") && !is_ending("nobody"));
     }
 
     #[test]

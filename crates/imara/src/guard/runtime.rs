@@ -54,8 +54,9 @@ pub struct Left {
 /// The size of `state.json`, filled up with spaces, in bytes.
 const STATE_SIZE: usize = 256;
 
-/// How long a guard that was killed may take to be gone.
-const DYING: Duration = Duration::from_secs(1);
+/// How long a guard that was killed may take to begin to end, and how long to be gone: programs in the kernel are taken away one by one.
+const KILLED: Duration = Duration::from_secs(1);
+const ENDING: Duration = Duration::from_secs(20);
 
 /// Names in the directory.
 pub const SOCKET: &str = "control.sock";
@@ -84,16 +85,19 @@ fn open(path: &Path) -> Result<File, Failure> {
         .map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))
 }
 
-/// Takes the lock, or finds that another guard has it. One that was just killed has it until its last thread is gone.
-fn locked(lock: &File) -> bool {
+/// Takes the lock, or finds that another guard (`holder`) has it. One that was killed has it until its last thread is gone.
+fn locked(lock: &File, holder: &str) -> bool {
     let begun = Instant::now();
-    while lock.try_lock().is_err() {
-        if begun.elapsed() > DYING {
+    loop {
+        let patience = if imara_linux::process::is_ending(holder) { ENDING } else { KILLED };
+        if lock.try_lock().is_ok() {
+            return true;
+        }
+        if begun.elapsed() > patience {
             return false;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    true
 }
 
 /// A lock in the place of one that nobody will ever let go.
@@ -122,16 +126,15 @@ impl Runtime {
         builder.recursive(true).create(directory).map_err(failed)?;
         let directory = std::fs::canonicalize(directory).map_err(failed)?;
         let mut lock = open(&directory.join("lock"))?;
-        let mut pid = String::new();
+        // Who has it is a courtesy.
+        let pid = std::fs::read_to_string(directory.join("lock")).unwrap_or_default();
         let mut stuck = false;
-        let taken = !locked(&lock) && {
-            // Who it is is a courtesy.
-            let _ = lock.read_to_string(&mut pid);
+        let taken = !locked(&lock, &pid) && {
             // One that was killed, and of which the kernel cannot let a thread go, will not let go of its lock either.
             stuck = imara_linux::process::is_dead(&pid);
             !stuck || {
                 lock = another_lock(&directory.join("lock")).map_err(failed)?;
-                !locked(&lock)
+                !locked(&lock, &pid)
             }
         };
         if taken {

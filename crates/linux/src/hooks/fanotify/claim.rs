@@ -44,8 +44,9 @@ fn try_claim(directory: &Path, device: u64) -> io::Result<Claim> {
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
             file.read_to_string(&mut pid)?;
-            // One that was killed and that the kernel cannot let go guards nothing any more.
-            Ok(if crate::process::is_dead(&pid) { Claim::Ours(None) } else { Claim::Taken(pid) })
+            // One that was killed guards nothing any more, also where the kernel is not done with it, or cannot let it go.
+            let is_over = crate::process::is_dead(&pid) || crate::process::is_ending(&pid);
+            Ok(if is_over { Claim::Ours(None) } else { Claim::Taken(pid) })
         }
         Err(TryLockError::Error(error)) => Err(error),
     }
