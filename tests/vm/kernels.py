@@ -87,21 +87,30 @@ def fetch(version):
         subprocess.run(["apt-get", "-qq", "download", "linux-image-" + version], cwd=work, **run)
         (package,) = work.glob("*.deb")
         subprocess.run(["dpkg-deb", "-x", package, work / "package"], **run)
-        tree = work / "tree"
-        modules = work / "package/lib/modules" / version
-        if not modules.exists():
-            modules = work / "package/usr/lib/modules" / version
-        for module in modules.rglob("*.ko*"):
-            name = str(module.relative_to(modules))
-            if not re.match(KEPT, name):
-                continue
-            kept = tree / "lib/modules" / version / name.removesuffix(".xz")
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(lzma.open(module).read() if name.endswith(".xz") else module.read_bytes())
-        subprocess.run(["busybox", "depmod", "-b", tree, version], **run)
-        for name in ("vmlinuz", "config"):
-            shutil.move(work / "package/boot" / f"{name}-{version}", tree / name)
-        (tree / "kept").write_text(KEPT)
+        keep(work / "package", version, work / "tree")
         shutil.rmtree(CACHE / version, ignore_errors=True)
-        tree.rename(CACHE / version)
+        (work / "tree").rename(CACHE / version)
     return CACHE / version
+
+
+def keep(package, version, tree):
+    """Moves what is wanted of an unpacked kernel into `tree`."""
+    modules = package / "lib/modules" / version
+    if not modules.exists():
+        modules = package / "usr/lib/modules" / version
+    for module in modules.rglob("*.ko*"):
+        name = str(module.relative_to(modules))
+        if not re.match(KEPT, name):
+            continue
+        kept = tree / "lib/modules" / version / re.sub(r"\.(xz|zst)$", "", name)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".zst"):
+            subprocess.run(["zstd", "-q", "-d", module, "-o", kept], check=True)
+        else:
+            kept.write_bytes(lzma.open(module).read() if name.endswith(".xz") else module.read_bytes())
+    # What is built in is found as well.
+    shutil.copy(modules / "modules.builtin", tree / "lib/modules" / version)
+    subprocess.run(["busybox", "depmod", "-b", tree, version], check=True, capture_output=True)
+    for name in ("vmlinuz", "config"):
+        shutil.move(package / "boot" / f"{name}-{version}", tree / name)
+    (tree / "kept").write_text(KEPT)

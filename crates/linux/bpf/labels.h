@@ -16,9 +16,8 @@ INLINE int is_portable(struct settings *set, struct inode *inode)
 	return verdict && verdict->bits & PORTABLE;
 }
 
-INLINE int attributes_change(struct dentry *dentry)
+INLINE int attributes_change(struct inode *inode, struct dentry *dentry)
 {
-	struct inode *inode = dentry->d_inode;
 	struct changes *now = storage_get(&changed, inode, 0, 0);
 	if (!now)
 		return 0;
@@ -47,15 +46,18 @@ INLINE int changes_owner_or_mode(struct inode *inode, struct iattr *attributes)
 INLINE int set_attributes(struct dentry *dentry, struct iattr *attributes)
 {
 	struct settings *set = in_force();
-	if (set && changes_owner_or_mode(dentry->d_inode, attributes) && is_portable(set, dentry->d_inode))
-		return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
+	struct inode *inode = dentry->d_inode;
+	// Always there, which the verifier does not know (since Linux 7.0).
+	if (!inode)
+		return 0;
+	if (set && changes_owner_or_mode(inode, attributes) && is_portable(set, inode))
+		return refuse(0, PORTABLE_LABEL, inode, dentry);
 	if (attributes->ia_valid & ATTR_SIZE) {
-		struct inode *inode = dentry->d_inode;
 		int refused = content_changes(inode, dentry);
 		if (refused)
 			return refused;
 	}
-	return attributes_change(dentry);
+	return attributes_change(inode, dentry);
 }
 
 SEC("lsm/inode_setattr@2") int inode_setattr_2(u64 *arguments)
@@ -140,9 +142,8 @@ INLINE u32 algorithm_of(const u64 *label, u64 size)
 
 // Whether security.ima may be written; that it may not is as independent of a policy's other rules as in the kernel.
 // Source: ima_inode_setxattr, validate_hash_algo, security/integrity/ima/ima_appraise.c.
-INLINE int writes_label(struct settings *set, struct dentry *dentry, const void *value, u64 size)
+INLINE int writes_label(struct settings *set, struct inode *inode, struct dentry *dentry, const void *value, u64 size)
 {
-	struct inode *inode = dentry->d_inode;
 	if (!asked_on(set, inode, LABEL))
 		return 0;
 	u64 label[4] = {};
@@ -162,6 +163,9 @@ SEC("lsm/inode_setxattr") int inode_setxattr(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
 	struct settings *set = in_force();
+	struct inode *inode = dentry->d_inode;
+	if (!inode)
+		return 0;
 	if (set && set->flags & ENFORCE && !is_guard() && is_in_force(set)) {
 		u64 words[3] = {};
 		probe_read_str(words, sizeof(words), (const void *)arguments[2]);
@@ -172,7 +176,7 @@ SEC("lsm/inode_setxattr") int inode_setxattr(u64 *arguments)
 		if ((NAME_SECURITY_IMA(words) || NAME_SECURITY_EVM(words)) && !may_label())
 			return -EPERM;
 		if (NAME_SECURITY_IMA(words)) {
-			int refused = writes_label(set, dentry, value, size);
+			int refused = writes_label(set, inode, dentry, value, size);
 			if (refused)
 				return refused;
 		}
@@ -182,31 +186,34 @@ SEC("lsm/inode_setxattr") int inode_setxattr(u64 *arguments)
 				return -EINVAL;
 			probe_read(&type, 1, value);
 			if (type != 3 && type != 5)
-				return refuse(0, EVM_LABEL, dentry->d_inode, dentry);
+				return refuse(0, EVM_LABEL, inode, dentry);
 		}
-		if (NAME_SECURITY(words) && is_portable(set, dentry->d_inode))
-			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
+		if (NAME_SECURITY(words) && is_portable(set, inode))
+			return refuse(0, PORTABLE_LABEL, inode, dentry);
 		// Since 6.2 ACLs have hooks of their own. In the value a version of 32 bits comes first.
-		if (NAME_ACL(words) && is_portable(set, dentry->d_inode) &&
-		    !keeps_mode(dentry->d_inode, value + 4, ((u32)size - 4) / sizeof(struct posix_acl_entry)))
-			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
+		if (NAME_ACL(words) && is_portable(set, inode) &&
+		    !keeps_mode(inode, value + 4, ((u32)size - 4) / sizeof(struct posix_acl_entry)))
+			return refuse(0, PORTABLE_LABEL, inode, dentry);
 	}
-	return attributes_change(dentry);
+	return attributes_change(inode, dentry);
 }
 
 SEC("lsm/inode_removexattr") int inode_removexattr(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
 	struct settings *set = in_force();
+	struct inode *inode = dentry->d_inode;
+	if (!inode)
+		return 0;
 	if (set && set->flags & ENFORCE && !is_guard() && is_in_force(set)) {
 		u64 words[3] = {};
 		probe_read_str(words, sizeof(words), (const void *)arguments[2]);
 		if ((NAME_SECURITY_IMA(words) || NAME_SECURITY_EVM(words)) && !may_label())
 			return -EPERM;
-		if ((NAME_SECURITY(words) || NAME_ACL(words)) && is_portable(set, dentry->d_inode))
-			return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
+		if ((NAME_SECURITY(words) || NAME_ACL(words)) && is_portable(set, inode))
+			return refuse(0, PORTABLE_LABEL, inode, dentry);
 	}
-	return attributes_change(dentry);
+	return attributes_change(inode, dentry);
 }
 
 SEC("lsm/inode_set_acl") int inode_set_acl(u64 *arguments)
@@ -214,17 +221,23 @@ SEC("lsm/inode_set_acl") int inode_set_acl(u64 *arguments)
 	struct dentry *dentry = (struct dentry *)arguments[1];
 	struct posix_acl *acl = (struct posix_acl *)arguments[3];
 	struct settings *set = in_force();
-	if (set && is_portable(set, dentry->d_inode) &&
-	    (!acl || !keeps_mode(dentry->d_inode, (const void *)acl + OFFSET(acl->a_entries), acl->a_count)))
-		return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
-	return attributes_change(dentry);
+	struct inode *inode = dentry->d_inode;
+	if (!inode)
+		return 0;
+	if (set && is_portable(set, inode) &&
+	    (!acl || !keeps_mode(inode, (const void *)acl + OFFSET(acl->a_entries), acl->a_count)))
+		return refuse(0, PORTABLE_LABEL, inode, dentry);
+	return attributes_change(inode, dentry);
 }
 
 SEC("lsm/inode_remove_acl") int inode_remove_acl(u64 *arguments)
 {
 	struct dentry *dentry = (struct dentry *)arguments[1];
 	struct settings *set = in_force();
-	if (set && is_portable(set, dentry->d_inode))
-		return refuse(0, PORTABLE_LABEL, dentry->d_inode, dentry);
-	return attributes_change(dentry);
+	struct inode *inode = dentry->d_inode;
+	if (!inode)
+		return 0;
+	if (set && is_portable(set, inode))
+		return refuse(0, PORTABLE_LABEL, inode, dentry);
+	return attributes_change(inode, dentry);
 }

@@ -147,9 +147,12 @@ INLINE int has_same_attributes(struct inode *inode, struct verdict *verdict)
 	return seconds == verdict->altered && nanoseconds == verdict->altered_nsec;
 }
 
-// The inode that the guard has judged: an overlay's, also where the one that holds the data is mapped.
+// The inode that the guard has judged: an overlay's, also where the one that holds the data is mapped. Since Linux 6.8 that one goes by a
+// path of its own, and since 7.0 an inode that was found by a path has no storage.
 INLINE struct inode *judged(struct file *file)
 {
+	if (EXISTS(((struct file___since_6_13 *)file)->f_ref))
+		return file->f_inode;
 	struct inode *inode = file->f_inode, *named = file->f_path.dentry->d_inode;
 	if (named && named != inode && named->i_sb->s_magic == OVERLAYFS_SUPER_MAGIC)
 		return named;
