@@ -255,6 +255,24 @@ fn readable(path: Option<&[u8]>) -> String {
     path.map_or_else(|| "no name".to_owned(), |path| path.escape_ascii().to_string())
 }
 
+/// What an entry extends.
+enum Extended<'a> {
+    /// Its template digest, known in the list's algorithm.
+    Template { input: &'a [u8], known: Digest },
+    /// 0xff bytes.
+    Violation,
+}
+
+impl Extended<'_> {
+    fn in_algorithm(&self, algorithm: HashAlgorithm) -> Result<Digest, UnsupportedHash> {
+        match self {
+            Self::Template { known, .. } if known.algorithm() == algorithm => Ok(*known),
+            Self::Template { input, .. } => hash(algorithm, &[input]),
+            Self::Violation => Ok(Digest::ones(algorithm)),
+        }
+    }
+}
+
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }
@@ -348,26 +366,10 @@ impl Replay {
     }
 
     fn extend_in(&mut self, entry: &impl Listing, room: &mut Vec<u8>) -> Result<(), ReplayError> {
-        let number = self.entries + 1;
-        let violation = !entry.template_digest().is_empty() && is_zero(entry.template_digest());
-        let values = if violation {
-            if entry.digest().is_some_and(|digest| !digest.is_zero()) {
-                return Err(ReplayError::Violation { entry: number, path: entry.name() });
-            }
-            None
-        } else {
-            let (listed, order, known) = self.check(entry, number, room)?;
-            (self.listed, self.order) = (Some(listed), order);
-            Some((entry.hash_input(order, room), known))
-        };
-        self.entries = number;
-        self.violations += u64::from(violation);
-        let pcr = entry.pcr();
-        let in_algorithm = |algorithm| match values {
-            Some((_, known)) if known.algorithm() == algorithm => Ok(known),
-            Some((input, _)) => hash(algorithm, &[input]),
-            None => Ok(Digest::ones(algorithm)),
-        };
+        let values = self.accept(entry, room)?;
+        let in_algorithm = |algorithm| values.in_algorithm(algorithm);
+        let violation = matches!(values, Extended::Violation);
+        let (number, pcr) = (self.entries, entry.pcr());
         // In banks other than SHA-1 alone, and the same for all of them.
         let padded = self.padded && self.banks.iter().any(|bank| *bank != HashAlgorithm::Sha1);
         let sha1 = if padded { Some(in_algorithm(HashAlgorithm::Sha1)?) } else { None };
@@ -403,6 +405,37 @@ impl Replay {
             known.compared(number, met);
         }
         Ok(())
+    }
+
+    /// Makes sure that an entry holds together, and counts it.
+    fn accept<'a>(&mut self, entry: &'a impl Listing, room: &'a mut Vec<u8>) -> Result<Extended<'a>, ReplayError> {
+        let number = self.entries + 1;
+        if entry.template_digest().is_empty() || !is_zero(entry.template_digest()) {
+            let (listed, order, known) = self.check(entry, number, room)?;
+            (self.listed, self.order, self.entries) = (Some(listed), order, number);
+            return Ok(Extended::Template { input: entry.hash_input(order, room), known });
+        }
+        if entry.digest().is_some_and(|digest| !digest.is_zero()) {
+            return Err(ReplayError::Violation { entry: number, path: entry.name() });
+        }
+        (self.entries, self.violations) = (number, self.violations + 1);
+        Ok(Extended::Violation)
+    }
+
+    /// What a record extends into each bank with the bank's own algorithm, in the order of the banks; nothing is extended
+    /// here. The byte order is that of the machine which hashed it: hashed in it, the fields give these digests.
+    ///
+    /// # Errors
+    /// As [`Replay::extend`].
+    pub fn digests(&mut self, record: &Record<'_>, digests: &mut Vec<Digest>) -> Result<ByteOrder, ReplayError> {
+        let mut room = std::mem::take(&mut self.room);
+        let extended = self.accept(record, &mut room)?;
+        digests.clear();
+        for bank in &self.banks {
+            digests.push(extended.in_algorithm(*bank)?);
+        }
+        self.room = room;
+        Ok(self.order)
     }
 
     /// Compares the listed template digest, whose algorithm the first entry tells.
@@ -689,6 +722,35 @@ mod tests {
         assert_eq!((replay.entries(), replay.violations()), (2, 1));
         assert_eq!(replay.value(11, Sha1), Some(Digest::zeros(Sha1)));
         assert_eq!(replay.value(10, Sha512), None);
+    }
+
+    #[test]
+    fn digests_are_what_is_extended_and_a_changed_entry_has_none() {
+        let (list, claims) = vector("tcb");
+        let banks = claims.banks();
+        let mut replay = Replay::new(&banks).unwrap();
+        let (mut digests, mut pcr) = (Vec::new(), banks.iter().map(|bank| Digest::zeros(*bank)).collect::<Vec<_>>());
+        let mut reader = Reader::new(&list);
+        while let Some(record) = reader.next_record().unwrap() {
+            assert_eq!(replay.digests(&record, &mut digests), Ok(ByteOrder::Little));
+            assert_eq!(digests[0] == Digest::ones(banks[0]), record.is_violation());
+            for (value, digest) in pcr.iter_mut().zip(&digests) {
+                *value = hash(value.algorithm(), &[value.as_bytes(), digest.as_bytes()]).unwrap();
+            }
+        }
+        assert_eq!(pcr, banks.iter().map(|bank| claims.value(*bank, 10).unwrap()).collect::<Vec<_>>());
+        assert_eq!((replay.entries(), replay.violations()), (27, 3));
+        let mut edited = list;
+        // The last letter of the last name, before its NUL and the length of no signature.
+        let at = edited.len() - 6;
+        edited[at] ^= 1;
+        let mut reader = Reader::new(&edited);
+        let mut replay = Replay::new(&banks).unwrap();
+        for _ in 0..26 {
+            replay.digests(&reader.next_record().unwrap().unwrap(), &mut digests).unwrap();
+        }
+        let error = replay.digests(&reader.next_record().unwrap().unwrap(), &mut digests).unwrap_err();
+        assert!(matches!(error, ReplayError::TemplateDigest { entry: 27, .. }), "{error}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod block_list;
 pub mod boot_parameters;
 pub mod bpf_object;
 pub mod btf;
+pub mod cel;
 pub mod dpkg;
 pub mod elf;
 pub mod event_log;

@@ -191,6 +191,12 @@ impl<'a> Record<'a> {
         room
     }
 
+    /// Appends the fields as a binary list has them, without the length of all of them: each field's length and bytes,
+    /// but for template `ima` the digest, the name's length and the name.
+    pub fn write_template_data(&self, order: ByteOrder, out: &mut Vec<u8>) {
+        write_template_data(self.template, self.fields(), order, out);
+    }
+
     /// As [`Entry::write_binary`].
     pub fn write_binary(&self, order: ByteOrder, out: &mut Vec<u8>) {
         let name = self.template.listed_name();
@@ -305,7 +311,7 @@ fn write_binary<'a>(
     template_digest: &[u8],
     name: &str,
     template: &Template,
-    mut fields: impl Iterator<Item = &'a [u8]> + Clone,
+    fields: impl Iterator<Item = &'a [u8]> + Clone,
     order: ByteOrder,
     out: &mut Vec<u8>,
 ) {
@@ -313,17 +319,28 @@ fn write_binary<'a>(
     out.extend_from_slice(template_digest);
     order.write(name.len(), out);
     out.extend_from_slice(name.as_bytes());
-    if template.is_legacy() {
-        out.extend_from_slice(fields.next().unwrap_or_default());
-        let name = fields.next().unwrap_or_default();
-        let name = name.strip_suffix(&[0]).unwrap_or(name);
-        order.write(name.len(), out);
-        out.extend_from_slice(name);
-    } else {
+    if !template.is_legacy() {
         let size = fields.clone().fold(0usize, |size, stored| size.saturating_add(4).saturating_add(stored.len()));
         order.write(size, out);
-        write_fields(template, fields, order, out);
     }
+    write_template_data(template, fields, order, out);
+}
+
+/// Appends the fields as a binary list has them.
+fn write_template_data<'a>(
+    template: &Template,
+    mut fields: impl Iterator<Item = &'a [u8]>,
+    order: ByteOrder,
+    out: &mut Vec<u8>,
+) {
+    if !template.is_legacy() {
+        return write_fields(template, fields, order, out);
+    }
+    out.extend_from_slice(fields.next().unwrap_or_default());
+    let name = fields.next().unwrap_or_default();
+    let name = name.strip_suffix(&[0]).unwrap_or(name);
+    order.write(name.len(), out);
+    out.extend_from_slice(name);
 }
 
 fn write_ascii<'a>(
