@@ -2,6 +2,7 @@
 //!
 //! A list is read in pieces and never held as a whole.
 
+mod cel;
 mod verify;
 mod write;
 
@@ -10,6 +11,7 @@ pub use verify::{prove_file, why_not_proven};
 use super::{CommandResult, pcr_files};
 use crate::output::{Failure, tell};
 use clap::{Args, Subcommand, ValueEnum};
+use imara_format::hash::HashAlgorithm;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -47,24 +49,51 @@ struct Show {
 }
 
 /// Convert a list into another form.
+///
+/// A Canonical Event Log says what was extended, so each entry's template digest is computed anew; it ends before an entry whose
+/// listed one is another. The other forms have such entries as they are.
+///
+/// Exit status: 0 converted, 1 not all of it (what was printed are the entries before), 2 wrong command line.
 #[derive(Args)]
 struct Convert {
     /// The list; `-` is standard input.
     list: PathBuf,
-    /// The form. `binary` keeps the byte order of a binary list and is little-endian for an ascii list.
+    /// The form.
     #[arg(long, value_name = "FORM")]
     to: Form,
+    /// The PCR banks whose digests a Canonical Event Log has, separated by commas; without, sha1 and sha256. A digest is what
+    /// is extended into the bank: the template digest, or 0xff bytes for a violation.
+    #[arg(long, value_name = "ALGORITHM", value_delimiter = ',', value_parser = cel::bank)]
+    bank: Option<Vec<HashAlgorithm>>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Form {
+    /// The kernel's binary list, in the byte order that a binary list has; little-endian for an ascii list.
     Binary,
+    /// The kernel's binary list, little-endian.
     BinaryLe,
+    /// The kernel's binary list, big-endian.
     BinaryBe,
+    /// The kernel's ascii list.
     Ascii,
+    /// JSON, with each field as text.
     Json,
+    /// Canonical Event Log of the TCG in JSON: an array of records.
     CelJson,
+    /// Canonical Event Log in CBOR: an array of records, deterministically encoded.
     CelCbor,
+    /// Canonical Event Log in TLV: records one after the other.
+    CelTlv,
+}
+
+impl Form {
+    const fn is_canonical_log(self) -> bool {
+        match self {
+            Self::CelJson | Self::CelCbor | Self::CelTlv => true,
+            Self::Binary | Self::BinaryLe | Self::BinaryBe | Self::Ascii | Self::Json => false,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -95,9 +124,17 @@ pub fn run(arguments: Arguments) -> CommandResult {
             };
             // A name can hold escape sequences, which a terminal would obey.
             let escape = !show.ascii && io::stdout().is_terminal();
-            write::write_list(Source::find(&show.list)?, form, escape)
+            write::write_list(Source::find(&show.list)?, form, escape, None)
         }
-        Command::Convert(convert) => write::write_list(Source::named(convert.list), convert.to, false),
+        Command::Convert(Convert { list, to, bank }) => {
+            if bank.is_some() && !to.is_canonical_log() {
+                return Err(Failure::usage(
+                    "--bank is for Canonical Event Logs, and the other forms keep the digests of the list",
+                )
+                .next("leave it out, or use --to cel-json, cel-cbor or cel-tlv"));
+            }
+            write::write_list(Source::named(list), to, false, bank.as_deref())
+        }
         Command::Verify(arguments) => verify::verify(&arguments),
     }
 }

@@ -1,61 +1,68 @@
 //! `imara measurement show` and `convert`: a list in another form, written as it is read.
 
-use super::{Form, Source};
+use super::cel::CanonicalLog;
+use super::{Form, Pieces, Source};
 use crate::command::CommandResult;
 use crate::output::{Failure, Outcome};
-use imara_format::hash::to_hex;
+use imara_format::cel::Encoding;
+use imara_format::hash::{HashAlgorithm, to_hex};
 use imara_format::measurement_list::{ByteOrder, Decoder, ListForm, Record};
 use serde_json::{Value, json};
 use std::io::{self, BufWriter, Write};
 
-/// Writes a list to standard output in another form.
-pub fn write_list(source: Source, form: Form, escape: bool) -> CommandResult {
-    if matches!(form, Form::CelJson | Form::CelCbor) {
-        return Err(Failure::usage("the canonical event log (cel-json, cel-cbor) cannot be written yet")
-            .next("use --to json, binary, binary-be or ascii"));
-    }
+/// Writes a list to standard output in another form; `banks` are for Canonical Event Logs.
+pub fn write_list(source: Source, form: Form, escape: bool, banks: Option<&[HashAlgorithm]>) -> CommandResult {
+    let mut shape = Shape::new(form, escape, banks)?;
     let mut pieces = source.open()?;
-    let mut decoder = Decoder::new();
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let (failure, error) = match copy(&mut pieces, &mut shape, &mut out) {
+        Ok(()) => {
+            return match shape.end(None, &mut out).and_then(|()| out.flush()) {
+                Ok(()) => Ok(Outcome::Done),
+                Err(error) => reader_gone(&error),
+            };
+        }
+        Err(Stop::Output(error)) => return reader_gone(&error),
+        Err(Stop::List(error)) => (Failure::failed(format_args!("{}: {error}", source.name())), error),
+        Err(Stop::Input(failure)) => (Failure::failed(&failure.what), failure.what),
+    };
+    // What could be read is still worth having; a failure to write it changes nothing.
+    let _ = shape.end(Some(&error), &mut out).and_then(|()| out.flush());
+    Err(failure.next("what was printed are the entries before it"))
+}
+
+/// Why not the whole list was written.
+enum Stop {
+    /// It is no list, or not from an entry on.
+    List(String),
+    /// It could not be read.
+    Input(Failure),
+    /// Standard output.
+    Output(io::Error),
+}
+
+/// Writes the entries.
+fn copy(pieces: &mut Pieces, shape: &mut Shape, out: &mut impl Write) -> Result<(), Stop> {
+    let mut decoder = Decoder::new();
     let mut room = Vec::new();
     let mut ended = false;
     loop {
         match decoder.next_record() {
             Ok(Some(record)) => {
                 room.clear();
-                write_record(&record, form, escape, &mut room)?;
-                if let Err(error) = out.write_all(&room) {
-                    return reader_gone(&error);
-                }
+                shape.record(&record, &mut room)?;
+                out.write_all(&room).map_err(Stop::Output)?;
             }
-            Ok(None) if ended => break,
-            Ok(None) => match pieces.next()? {
+            Ok(None) if ended => return Ok(()),
+            Ok(None) => match pieces.next().map_err(Stop::Input)? {
                 Some(piece) => decoder.feed(piece),
                 None => {
                     decoder.end();
                     ended = true;
                 }
             },
-            Err(error) => {
-                // What could be read is still worth having; a failure to write it changes nothing.
-                if matches!(form, Form::Json) {
-                    let begin = if error.entry == 1 { "{\n  \"schema\": 1,\n  \"entries\": [" } else { "" };
-                    let _ = write!(out, "{begin}\n  ],\n  \"error\": {}\n}}\n", json!(error.to_string()));
-                }
-                let _ = out.flush();
-                return Err(Failure::failed(format_args!("{}: {error}", source.name()))
-                    .next("what was printed are the entries before it"));
-            }
+            Err(error) => return Err(Stop::List(error.to_string())),
         }
-    }
-    let end: &[u8] = match (form, decoder.form()) {
-        (Form::Json, Some(_)) => b"\n  ]\n}\n",
-        (Form::Json, None) => b"{\n  \"schema\": 1,\n  \"entries\": []\n}\n",
-        _ => b"",
-    };
-    match out.write_all(end).and_then(|()| out.flush()) {
-        Ok(()) => Ok(Outcome::Done),
-        Err(error) => reader_gone(&error),
     }
 }
 
@@ -67,31 +74,72 @@ fn reader_gone(error: &io::Error) -> CommandResult {
     }
 }
 
-fn write_record(record: &Record<'_>, form: Form, escape: bool, out: &mut Vec<u8>) -> Result<(), Failure> {
-    match form {
-        Form::Binary => {
-            let order = match record.form {
-                ListForm::Binary { order, .. } => order,
-                ListForm::Ascii { .. } => ByteOrder::Little,
-            };
-            record.write_binary(order, out);
-        }
-        Form::BinaryLe => record.write_binary(ByteOrder::Little, out),
-        Form::BinaryBe => record.write_binary(ByteOrder::Big, out),
-        Form::Ascii => {
-            record.write_ascii(out);
-            if escape {
-                *out = escape_controls(out);
-            }
-        }
-        Form::Json => {
-            let begin = if record.number == 1 { "{\n  \"schema\": 1,\n  \"entries\": [\n    " } else { ",\n    " };
-            out.extend_from_slice(begin.as_bytes());
-            serde_json::to_writer(out, &entry_json(record)).map_err(Failure::failed)?;
-        }
-        Form::CelJson | Form::CelCbor => return Err(Failure::usage("the canonical event log cannot be written yet")),
+/// The form that entries are written in.
+enum Shape {
+    /// In a byte order, or in the list's own.
+    Binary(Option<ByteOrder>),
+    Ascii {
+        escape: bool,
+    },
+    Json {
+        begun: bool,
+    },
+    Canonical(Box<CanonicalLog>),
+}
+
+impl Shape {
+    fn new(form: Form, escape: bool, banks: Option<&[HashAlgorithm]>) -> Result<Self, Failure> {
+        let encoding = match form {
+            Form::Binary => return Ok(Self::Binary(None)),
+            Form::BinaryLe => return Ok(Self::Binary(Some(ByteOrder::Little))),
+            Form::BinaryBe => return Ok(Self::Binary(Some(ByteOrder::Big))),
+            Form::Ascii => return Ok(Self::Ascii { escape }),
+            Form::Json => return Ok(Self::Json { begun: false }),
+            Form::CelJson => Encoding::Json,
+            Form::CelCbor => Encoding::Cbor,
+            Form::CelTlv => Encoding::Tlv,
+        };
+        Ok(Self::Canonical(Box::new(CanonicalLog::new(encoding, banks)?)))
     }
-    Ok(())
+
+    /// Appends an entry.
+    fn record(&mut self, record: &Record<'_>, out: &mut Vec<u8>) -> Result<(), Stop> {
+        match self {
+            Self::Binary(order) => {
+                let own = match record.form {
+                    ListForm::Binary { order, .. } => order,
+                    ListForm::Ascii { .. } => ByteOrder::Little,
+                };
+                record.write_binary(order.unwrap_or(own), out);
+            }
+            Self::Ascii { escape } => {
+                record.write_ascii(out);
+                if *escape {
+                    *out = escape_controls(out);
+                }
+            }
+            Self::Json { begun } => {
+                out.extend_from_slice(if *begun { b",\n    " } else { b"{\n  \"schema\": 1,\n  \"entries\": [\n    " });
+                *begun = true;
+                serde_json::to_writer(out, &entry_json(record)).map_err(|error| Stop::Output(error.into()))?;
+            }
+            Self::Canonical(log) => log.record(record, out).map_err(|error| Stop::List(error.to_string()))?,
+        }
+        Ok(())
+    }
+
+    /// Writes what stands after the last entry, and what was wrong after it where the form has room for that.
+    fn end(&mut self, error: Option<&str>, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Binary(_) | Self::Ascii { .. } => Ok(()),
+            Self::Json { begun } => {
+                let begin = if *begun { "\n  " } else { "{\n  \"schema\": 1,\n  \"entries\": [" };
+                let error = error.map(|error| format!(",\n  \"error\": {}", json!(error))).unwrap_or_default();
+                write!(out, "{begin}]{error}\n}}\n")
+            }
+            Self::Canonical(log) => log.end(out),
+        }
+    }
 }
 
 /// A line with its control characters, the ending newline excepted, as `\xNN`.
