@@ -46,6 +46,8 @@ def kernel(series):
 
 def fetch(name, version, digests):
     """Downloads and unpacks one kernel; it appears in the cache whole or not at all."""
+    if not shutil.which("zstd"):
+        raise Missing("Ubuntu's modules are packed with zstd: apt install zstd")
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
         work = Path(work)
         print(f"fetching Linux {name} (Ubuntu)", flush=True)
