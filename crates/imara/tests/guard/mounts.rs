@@ -234,10 +234,8 @@ fn a_verdict_is_not_used_for_another_file_system_that_has_the_same_numbers() {
     let (mnt, image, evil) = (scratch.mnt.clone(), scratch.path("image"), scratch.path("evil"));
     unmount(&mnt);
     // The same file in every respect that stat(2) shows, but its content.
-    let mut bytes = fs::read(&image).unwrap();
-    let at = bytes.windows(17).position(|window| window == b"the content that ").unwrap();
-    bytes[at..at + 17].copy_from_slice(b"what nobody ever ");
-    fs::write(&evil, bytes).unwrap();
+    copy(&image, &evil);
+    write_over(&evil, "the content that ", "what nobody ever ");
     let shown = must(command("losetup").args(["--find", "--show"]).arg(&image)).stdout;
     let device = text(&shown).trim().to_owned();
     must(command("mount").args([&device, mnt.to_str().unwrap()]));

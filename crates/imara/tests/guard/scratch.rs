@@ -351,6 +351,14 @@ pub fn change_a_byte(path: &Path) {
     shell(&format!("printf '\\220' | dd of='{path}' bs=1 seek={offset} conv=notrunc status=none"));
 }
 
+/// Writes something over the first place in a file where that stands, as whoever may write a disk can.
+pub fn write_over(file: &Path, old: &str, new: &str) {
+    let file = file.display();
+    let found = shell(&format!("grep -abo -m 1 '{old}' '{file}'"));
+    let at = text(&found.stdout).split(':').next().unwrap().to_owned();
+    shell(&format!("printf '{new}' | dd of='{file}' bs=1 seek={at} conv=notrunc status=none"));
+}
+
 pub fn settle() {
     thread::sleep(SETTLED);
 }

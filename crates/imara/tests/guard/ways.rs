@@ -330,9 +330,7 @@ fn what_is_changed_beneath_the_file_system_is_seen_once_nobody_remembers_the_fil
     scratch.guard_with(policy, "enforce", &level());
     assert!(opens(&file));
     // As whoever may write the disk can, with the page that the kernel still has dropped.
-    let found = shell(&format!("grep -abo -m 1 'the content that ' '{}'", image.display()));
-    let at = text(&found.stdout).split(':').next().unwrap().to_owned();
-    shell(&format!("printf 'what nobody ever ' | dd of='{}' bs=1 seek={at} conv=notrunc status=none", image.display()));
+    write_over(&image, "the content that ", "what nobody ever ");
     let (other, path) = ("what nobody ever was signed\n", file.display());
     let read = || text(&shell(&format!("dd if='{path}' iflag=nocache count=0 status=none; cat '{path}' 2>&1")).stdout);
     eventually("the file shows what was written beneath", PATIENCE, || read() == other);
