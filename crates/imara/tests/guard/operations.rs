@@ -110,10 +110,12 @@ fn events_are_told_as_they_happen_and_only_those_that_are_wanted() {
     let mut some =
         scratch.command(&["events", "--json", "--last", "0", "--count", "1", "--path", unsigned.to_str().unwrap()]);
     let mut some = start(some.stdout(Stdio::piped())).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(runs(&before) && runs(&unsigned));
-    let status = ended(&mut some, PATIENCE).expect("one is enough");
-    assert!(status.success());
+    // It hears of nothing from before it listens.
+    eventually("one is enough", PATIENCE, || {
+        assert!(runs(&before) && runs(&unsigned));
+        some.try_wait().unwrap().is_some()
+    });
+    assert!(some.wait().unwrap().success());
     let mut told = Vec::new();
     std::io::Read::read_to_end(&mut some.stdout.take().unwrap(), &mut told).unwrap();
     assert_eq!(lines(&told)[0]["path"], unsigned.to_str().unwrap());
