@@ -56,7 +56,7 @@ const STATE_SIZE: usize = 256;
 
 /// How long a guard that was killed may take to begin to end, and how long to be gone: programs in the kernel are taken away one by one.
 const KILLED: Duration = Duration::from_secs(1);
-const ENDING: Duration = Duration::from_secs(20);
+const ENDING: Duration = Duration::from_secs(30);
 
 /// Names in the directory.
 pub const SOCKET: &str = "control.sock";
