@@ -160,15 +160,15 @@ INLINE struct inode *judged(struct file *file)
 }
 
 // An overlay's inode knows nothing of what is done to the layers beneath. The inode that holds the data cannot be had there, but be
-// read: an open file of an overlay has the one that it reads from in `private_data`, until Linux 6.13 puts that into a structure
-// of its own. What is mapped is that one itself, which up to Linux 6.7 goes by the overlay's path.
+// read: an open file of an overlay has the one that it reads from in `private_data`, since Linux 6.13 at the beginning of a structure of
+// its own (`struct ovl_file`). What is mapped is that one itself, which up to Linux 6.7 goes by the overlay's path.
 INLINE u32 judge_below(struct file *file, struct verdict *verdict)
 {
 	struct file *real = file->private_data;
 	struct inode *inode = file->f_inode;
 	if (inode == judged(file)) {
-		if (EXISTS(((struct file___since_6_13 *)file)->f_ref))
-			return 0;
+		if (EXISTS(((struct file___since_6_13 *)file)->f_ref) && probe_read(&real, sizeof(real), real))
+			return CHANGED;
 		if (READ(inode, real, f_inode))
 			return CHANGED;
 	}
