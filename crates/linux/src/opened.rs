@@ -248,19 +248,21 @@ impl<'a> OpenedFile<'a> {
         })
     }
 
-    /// Whether it was made just now: empty, and not a second old.
-    pub(crate) fn is_newborn(&self) -> bool {
+    /// Whether it was made just now: empty, and not a second old. A file system that does not know when is believed by the size alone,
+    /// where the opening could have made it.
+    pub(crate) fn is_newborn(&self, could_make: bool) -> bool {
         use rustix::fs::{AtFlags, StatxFlags, statx};
+        if self.stat.st_size != 0 {
+            return false;
+        }
         let flags = AtFlags::EMPTY_PATH;
         let born = statx(self.file, c"", flags, StatxFlags::BTIME)
             .ok()
             .filter(|statx| statx.stx_mask & StatxFlags::BTIME.bits() != 0);
-        // A file system that does not know is believed by the size alone.
-        let recent = born.is_none_or(|statx| {
+        born.map_or(could_make, |statx| {
             let born = i128::from(statx.stx_btime.tv_sec) * 1_000_000_000 + i128::from(statx.stx_btime.tv_nsec);
             now() - born < 1_000_000_000
-        });
-        self.stat.st_size == 0 && recent
+        })
     }
 
     /// Whether its size and time of change, as the kernel itself has them, are those that stat(2) shows.

@@ -124,7 +124,7 @@ pub struct Access<'a> {
     pub file: &'a dyn File,
     /// The task.
     pub task: &'a dyn Task,
-    /// Whether this very open has created the file.
+    /// Whether the file was made just now, by this very open or a moment before.
     pub created: bool,
     /// Whether the task opens the file for writing.
     pub writes: bool,

@@ -9,7 +9,7 @@
 //! show, or the notice of the last close. A label alone that is another than before stays, and is judged as it is.
 //!
 //! Until then the verdict by which a writer was let in stands for whoever opens the file, as in the kernel: the label is behind the
-//! content, and it would be wrong to ask it.
+//! content, and it would be wrong to ask it. A new file has no label before that, and whoever opens it passes as its maker did.
 //!
 //! Source: `ima_check_last_writer`, security/integrity/ima/ima_main.c; `ima_update_xattr`, security/integrity/ima/ima_appraise.c.
 
@@ -35,7 +35,11 @@ pub(super) struct Followed {
     /// The verdict by the label that is just being written.
     coming: Option<Box<Verdict>>,
     /// How often it was to be followed: a label that is written when somebody has come meanwhile may be behind again.
-    times: u32,
+    times: u16,
+    /// Whether writers may come without being asked about, so that it must be followed even if nothing has changed by now.
+    unasked: bool,
+    /// Whether it was made a moment ago, without a label, and passed for that.
+    new: bool,
 }
 
 /// How much of the digest is kept: enough to tell that the label is another, and there may be as many of these as files.
@@ -99,12 +103,32 @@ impl Checker {
     /// Has the label follow the file's next change (see [`Checker::refresh`]): from this content on, or whatever it is. `known` is
     /// what is known of the file in its present state.
     pub fn maintain(&self, id: InodeId, content: Option<Content>, known: Option<&Record>) {
+        self.follow_from(id, content, known, |_| ());
+    }
+
+    /// The same for a file that is let pass unasked, whoever comes to write to it.
+    pub fn maintain_unasked(&self, id: InodeId, content: Option<Content>, known: Option<&Record>) {
+        self.follow_from(id, content, known, |followed| followed.unasked = true);
+    }
+
+    /// The same for one that passed because it is new.
+    pub(super) fn maintain_new(&self, id: InodeId) {
+        self.follow_from(id, None, None, |followed| followed.new = true);
+    }
+
+    fn follow_from(
+        &self,
+        id: InodeId,
+        content: Option<Content>,
+        known: Option<&Record>,
+        also: impl FnOnce(&mut Followed),
+    ) {
         let verdict = known.and_then(|record| Verdict::of(record, self.trusted_now()));
         let mut shard = self.maintained.shard(&id);
         if shard.len() >= self.maintained.room() {
             shard.clear();
         }
-        let new = || Followed { since: content, verdict, coming: None, times: 0 };
+        let new = || Followed { since: content, verdict, coming: None, times: 0, unasked: false, new: false };
         let followed = shard.entry(id).or_insert_with(new);
         followed.times = followed.times.wrapping_add(1);
         // What is followed already may have changed since it was.
@@ -112,6 +136,7 @@ impl Checker {
             followed.since = None;
         }
         followed.verdict = verdict.or(followed.verdict);
+        also(followed);
     }
 
     fn trusted_now(&self) -> u32 {
@@ -136,20 +161,24 @@ impl Checker {
             return Ok(false);
         }
         let verdicts = |id: &InodeId| match self.maintained.shard(id).get(id) {
-            Some(followed) => [followed.verdict, followed.coming.as_deref().copied()],
-            None => [None; 2],
+            Some(followed) => (followed.new, [followed.verdict, followed.coming.as_deref().copied()]),
+            None => (false, [None; 2]),
         };
         let trusted = self.trusted_now();
         let counts = |verdict: &Verdict| {
             verdict.trusted == trusted
                 && decision.allowed_algorithms.is_none_or(|allowed| allowed.contains(verdict.algorithm))
         };
-        if !verdicts(&file.id())[0].is_some_and(|verdict| counts(&verdict)) {
+        let (new, [verdict, _]) = verdicts(&file.id());
+        if !new && !verdict.is_some_and(|verdict| counts(&verdict)) {
             return Ok(false);
         }
         // What is coming is announced before it is written, and kept afterwards.
         let label = file.xattr("security.ima")?.unwrap_or_default();
-        if verdicts(&file.id()).iter().flatten().any(|verdict| counts(verdict) && verdict.is_by(&label)) {
+        if new && label.is_empty() {
+            return Ok(true);
+        }
+        if verdicts(&file.id()).1.iter().flatten().any(|verdict| counts(verdict) && verdict.is_by(&label)) {
             return Ok(true);
         }
         // Somebody has set another one, which is judged as it is, and stays.
@@ -188,19 +217,30 @@ impl Checker {
         if file.nobody_writes() != Some(true) {
             return Ok(false);
         }
-        if let (Some(since), Some(now)) = (since, Content::shown(&file.stamp()?))
+        let now = Content::shown(&file.stamp()?);
+        if let (Some(since), Some(now)) = (since, now)
             && !since.may_be_another(&now, told)
         {
             return Ok(false);
         }
         let result = self.follow(file);
-        let written = result.as_ref().is_ok_and(|written| *written);
         let mut shard = self.maintained.shard(&id);
-        if let Entry::Occupied(mut followed) = shard.entry(id) {
-            if followed.get().times == times {
-                followed.remove();
-            } else if let (Some(coming), true) = (followed.get_mut().coming.take(), written) {
-                followed.get_mut().verdict = Some(*coming);
+        if let Entry::Occupied(mut entry) = shard.entry(id) {
+            let followed = entry.get_mut();
+            match result {
+                // A notice that came late, say: what is let pass unasked stays so.
+                Ok(false) if followed.unasked && followed.times == times => {
+                    let same = |since: Content| now.filter(|now| !since.may_be_another(now, false));
+                    followed.since = since.and_then(same);
+                }
+                _ if followed.times == times => drop(entry.remove()),
+                Ok(true) => {
+                    followed.new = false;
+                    if let Some(coming) = followed.coming.take() {
+                        followed.verdict = Some(*coming);
+                    }
+                }
+                Ok(false) | Err(_) => followed.coming = None,
             }
         }
         result

@@ -415,11 +415,13 @@ impl Checker {
             Some(evm) => judged.insert(evm.judge(access.file, access.now)).status,
             None => IntegrityStatus::Unknown,
         };
+        let empty = collected.pending.record.stamp.size == 0;
         let appraisal = appraise::appraise(
             collected.label.as_deref(),
             &collected.digest,
-            collected.pending.record.stamp.size == 0,
-            access.created,
+            empty,
+            // Whatever it was when it was asked about.
+            access.created && empty,
             requirement,
             &self.keys(),
             ask_evm,
@@ -511,8 +513,11 @@ impl Checker {
         let immutable = record.immutable;
         let signed = !fixed && collected.label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE);
         // As in the kernel: `hash` follows every change, `appraise` those of a writer who found the label right.
-        let appraised = (appraisal_passed || fixed) && access.writes && decided.decision.appraise_slot == Slot::File;
-        if !signed && !immutable && (decided.decision.hash.is_some() || appraised) {
+        let passed = (appraisal_passed || fixed) && decided.decision.appraise_slot == Slot::File;
+        let new = passed && !fixed && access.created && collected.label.as_deref().is_none_or(<[u8]>::is_empty);
+        if new {
+            self.maintain_new(access.file.id());
+        } else if !signed && !immutable && (decided.decision.hash.is_some() || passed && access.writes) {
             self.maintain_from(access, Some(&record.stamp), Some(&record));
         }
         let stable = self.keep(record, access, decided.trusted);

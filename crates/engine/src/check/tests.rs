@@ -446,6 +446,66 @@ fn while_somebody_writes_the_verdict_from_before_stands_unless_the_label_is_anot
 }
 
 #[test]
+fn a_new_file_passes_until_its_last_writer_has_gone_and_is_labelled_then_whoever_has_looked_meanwhile() {
+    const READ: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 4 }];
+    const MAP: [Hook; 1] = [Hook { func: Func::MmapCheck, mask: 1 }];
+    let missing = Verdict::Deny(Cause::MissingHash);
+    let policy = "appraise func=FILE_CHECK fowner=0\nappraise func=MMAP_CHECK";
+    let signed = "appraise func=FILE_CHECK appraise_type=imasig";
+    for (name, policy, created, content, made, while_written) in [
+        ("new", policy, true, &b""[..], Verdict::Allow, Verdict::Allow),
+        ("old and empty", policy, false, b"", missing, missing),
+        ("written to before it was asked about", policy, true, b"x", missing, missing),
+        ("a signature is wanted", signed, true, b"", Verdict::Allow, Verdict::Deny(Cause::ImaSignatureRequired)),
+    ] {
+        let bench = bench(policy, Mode::Enforce);
+        let (file, task) = (Fake::new(content), User(0));
+        file.writers.set(true);
+        let maker = Access { file: &file, task: &task, created, writes: true, now: NOW };
+        assert_eq!(bench.checker.check(&maker, &READ), made, "{name}");
+        file.change(b"y", 2);
+        for uid in [0, 1000] {
+            assert_eq!(bench.check(&file, uid, &READ), while_written, "{name}");
+        }
+        if while_written != Verdict::Allow {
+            continue;
+        }
+        assert_eq!(bench.check(&file, 0, &MAP), missing, "{name}: nobody runs what is written to");
+        file.writers.set(false);
+        assert!(bench.checker.refresh(&file).unwrap(), "{name}");
+        assert!(!bench.checker.maintains(file.id()), "{name}");
+        assert_eq!(bench.check(&file, 1000, &READ), Verdict::Allow, "{name}");
+        *file.label.borrow_mut() = None;
+        file.writers.set(true);
+        assert_eq!(bench.check(&file, 0, &READ), missing, "{name}: it is new no more");
+    }
+}
+
+#[test]
+fn what_is_let_pass_unasked_is_followed_whatever_notice_of_an_earlier_close_comes_late() {
+    let stamp = Stamp { size: 1, modified: 1, changed: 1 };
+    let labelled = Stamp { changed: 2, ..stamp };
+    for (name, judged) in [("known", stamp), ("a moment ago", Stamp { modified: NOW - 1, changed: NOW - 1, ..stamp })] {
+        let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);
+        let file = Fake::new(b"x");
+        file.label_with_digest();
+        // Judged in one state, labelled anew since, and let pass in the present one.
+        for state in [judged, labelled] {
+            file.stamp.set(state);
+            bench.checker.maintain_unasked(file.id(), Content::of(&file, &judged, NOW), None);
+        }
+        for _ in 0..2 {
+            assert!(!bench.checker.refresh_after_close(&file).unwrap(), "{name}: the label is right");
+        }
+        // Root writes, and nobody is asked.
+        file.change(b"y", 3);
+        assert!(bench.checker.refresh_after_close(&file).unwrap(), "{name}");
+        assert!(!bench.checker.maintains(file.id()), "{name}");
+        assert_eq!(bench.check(&file, 0, &[Hook { func: Func::FileCheck, mask: 4 }]), Verdict::Allow, "{name}");
+    }
+}
+
+#[test]
 fn other_keys_end_the_verdict_from_before_a_writer() {
     const READ: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 4 }];
     let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);

@@ -3,6 +3,7 @@
 use crate::scratch::*;
 use imara_engine::crypto;
 use imara_format::hash::HashAlgorithm;
+use serde_json::json;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -252,4 +253,34 @@ fn who_writes_again_and_again_is_never_refused_by_the_label_of_a_moment_ago() {
         assert_eq!(refused.count(), 0, "{}", file.display());
         eventually("the label follows", PATIENCE, || label(file) == Some(digest_label(file, HashAlgorithm::Sha256)));
     }
+}
+
+#[test]
+fn a_new_file_is_open_to_all_until_its_last_writer_has_gone_and_labelled_then_however_it_was_made() {
+    let mut scratch =
+        scratch!("a_new_file_is_open_to_all_until_its_last_writer_has_gone_and_labelled_then_however_it_was_made");
+    scratch.guard("appraise func=FILE_CHECK\n", "enforce");
+    let labelled = |path: &Path| {
+        eventually("it is labelled", PATIENCE, || opens(path) && label(path).is_some());
+        assert_eq!(label(path), Some(digest_label(path, HashAlgorithm::Sha256)), "{}", path.display());
+    };
+    let made = scratch.on("made");
+    let mut writer = File::create(&made).unwrap();
+    for line in ["one\n", "two\n"] {
+        writer.write_all(line.as_bytes()).unwrap();
+        assert!(opens(&made), "to read, after {line:?}");
+        let other = OpenOptions::new().append(true).open(&made);
+        assert!(other.is_ok(), "to write, after {line:?}");
+    }
+    assert_eq!(scratch.open_as(USER, libc_flags("O_RDONLY"), &made, 1), 0);
+    drop(writer);
+    labelled(&made);
+
+    // A lock's file has nobody who writes to it; a node is made without being opened.
+    for way in ["nameless", "lock", "node"] {
+        let path = scratch.on(way);
+        must(&mut scratch.tool(&["make", way, path.to_str().unwrap()]));
+        labelled(&path);
+    }
+    assert_eq!(scratch.status()["recent"], json!([]), "nothing was refused");
 }

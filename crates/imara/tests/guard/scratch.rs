@@ -89,6 +89,20 @@ static int is_refused(void) {
     return errno == EPERM || (errno == EACCES && level && !strcmp(level, "2"));
 }
 
+/* make nameless|lock|node FILE: a new file, otherwise than by writing to it. */
+static int make(const char *way, const char *path) {
+    char descriptor[64], directory[4096];
+    if (!strcmp(way, "node")) return mknod(path, S_IFREG | 0644, 0) ? errno : 0;
+    if (!strcmp(way, "lock")) return open(path, O_RDONLY | O_CREAT, 0644) < 0 ? errno : 0;
+    snprintf(directory, sizeof directory, "%s", path);
+    *strrchr(directory, '/') = 0;
+    int file = open(directory, O_TMPFILE | O_RDWR, 0644);
+    if (file < 0 || write(file, "x", 1) != 1) return errno;
+    snprintf(descriptor, sizeof descriptor, "/proc/self/fd/%d", file);
+    if (linkat(AT_FDCWD, descriptor, AT_FDCWD, path, AT_SYMLINK_FOLLOW)) return errno;
+    return open(path, O_RDONLY) < 0 ? errno : 0;
+}
+
 /* mix DIRECTORY FILES TIMES SEED: reads and runs its files; being refused is as good as not. */
 static int mix(const char *directory, int files, int times, unsigned seed) {
     char path[4096], byte;
@@ -118,6 +132,7 @@ int main(int count, char **arguments) {
     if (count == 3 && !strcmp(arguments[1], "map")) return map(arguments[2]);
     if (count == 3 && !strcmp(arguments[1], "execute")) return execute(arguments[2], 0);
     if (count == 3 && !strcmp(arguments[1], "protect")) return execute(arguments[2], 1);
+    if (count == 4 && !strcmp(arguments[1], "make")) return make(arguments[2], arguments[3]);
     if (count == 6 && !strcmp(arguments[1], "mix"))
         return mix(arguments[2], atoi(arguments[3]), atoi(arguments[4]), atoi(arguments[5]));
     if (count == 3 && !strcmp(arguments[1], "load")) {

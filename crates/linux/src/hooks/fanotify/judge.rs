@@ -184,8 +184,8 @@ impl Shared {
             }
             let mask = access_mask(opening, nobody_writes);
             writes = mask & MAY_WRITE != 0;
-            created = matches!(opening, Opening::Flags(flags) if flags & libc::O_CREAT.cast_unsigned() != 0)
-                && file.is_newborn();
+            let could_make = matches!(opening, Opening::Flags(flags) if flags & libc::O_CREAT.cast_unsigned() != 0);
+            created = file.is_newborn(could_make);
             hooks.push(Hook { func: Func::FileCheck, mask });
             if opening == Opening::Unknown && mask != MAY_READ {
                 // Nobody may get round a rule for readers by a way of opening that does not show.

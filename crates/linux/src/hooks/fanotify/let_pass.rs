@@ -61,7 +61,7 @@ impl Shared {
                 return;
             }
             // What root writes unasked is told by the content's times.
-            self.checker.maintain(file.id(), Content::of(file, &before, now()), known.as_ref());
+            self.checker.maintain_unasked(file.id(), Content::of(file, &before, now()), known.as_ref());
         }
         let leased = content_matters && !file.root_only();
         if leased {
