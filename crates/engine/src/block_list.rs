@@ -60,20 +60,23 @@ impl BlockList {
         self.keys.iter().any(|id| id.ends_with(key_id))
     }
 
-    /// The digest by which a content is on it. `digest` is the one that is known; `other` makes those in other algorithms.
+    /// The digest by which a file is on it. `digest` is the one that is known, its content's or, for `verity`, fs-verity's; `content`
+    /// makes the content's in the algorithms that are lacking.
     ///
     /// # Errors
-    /// What `other` says: a content that cannot be looked for is not known to be off the list.
+    /// What `content` says: a content that cannot be looked for is not known to be off the list.
     pub fn find<E>(
         &self,
         digest: &Digest,
-        mut other: impl FnMut(HashAlgorithm) -> Result<Digest, E>,
+        verity: bool,
+        mut content: impl FnMut(HashAlgorithm) -> Result<Digest, E>,
     ) -> Result<Option<Digest>, E> {
         if self.contents.contains(digest) {
             return Ok(Some(*digest));
         }
-        for algorithm in self.algorithms.iter().filter(|algorithm| **algorithm != digest.algorithm()) {
-            let digest = other(*algorithm)?;
+        // fs-verity's tells nothing of the content's in the same algorithm.
+        for algorithm in self.algorithms.iter().filter(|algorithm| verity || **algorithm != digest.algorithm()) {
+            let digest = content(*algorithm)?;
             if self.contents.contains(&digest) {
                 return Ok(Some(digest));
             }
@@ -108,13 +111,14 @@ mod tests {
             (b"worse", Sha256, Some(Sha1)),
             (b"good", Sha256, None),
         ] {
-            let found_in = list.find::<Infallible>(&digest(known, content), |algorithm| Ok(digest(algorithm, content)));
+            let found_in =
+                list.find::<Infallible>(&digest(known, content), false, |algorithm| Ok(digest(algorithm, content)));
             assert_eq!(found_in.unwrap(), found.map(|algorithm| digest(algorithm, content)), "{known}");
         }
         // What cannot be hashed is not known to be good.
-        assert_eq!(list.find(&digest(Sha512, b"good"), |_| Err("unreadable")), Err("unreadable"));
+        assert_eq!(list.find(&digest(Sha512, b"good"), false, |_| Err("unreadable")), Err("unreadable"));
         // Nothing more is hashed than the list asks for.
-        let none = BlockList::default().find(&digest(Sha1, b"x"), |_| Err("asked"));
+        let none = BlockList::default().find(&digest(Sha1, b"x"), false, |_| Err("asked"));
         assert_eq!(none, Ok(None));
     }
 

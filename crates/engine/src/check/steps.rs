@@ -382,7 +382,8 @@ impl Checker {
         if !collected.pending.appraise {
             return Ok(None);
         }
-        let found = self.keys().blocked().find(&collected.digest, |algorithm| access.file.digest(algorithm));
+        let (digest, verity) = (&collected.digest, collected.pending.record.verity);
+        let found = self.keys().blocked().find(digest, verity, |algorithm| access.file.digest(algorithm));
         found.map_err(Trouble::Collect)
     }
 

@@ -818,6 +818,34 @@ fn a_rule_that_goes_by_the_fs_verity_digest_reads_nothing_and_takes_nothing_else
 }
 
 #[test]
+fn what_goes_by_the_fs_verity_digest_is_blocked_by_its_contents_digest_as_well() {
+    use crate::crypto::{KeyType, SigningKey};
+    use imara_format::block_list::Blocked;
+    let key = SigningKey::generate(KeyType::P256).unwrap();
+    let digest = |algorithm, bytes: &[u8]| crypto::hash(algorithm, &[bytes]).unwrap();
+    let verity = digest(HashAlgorithm::Sha256, b"tree");
+    for (name, blocked, denied) in [
+        ("fs-verity's", verity, true),
+        ("the content's, in the same algorithm", digest(HashAlgorithm::Sha256, b"x"), true),
+        ("the content's, in another", digest(HashAlgorithm::Sha512, b"x"), true),
+        ("another", digest(HashAlgorithm::Sha256, b"y"), false),
+    ] {
+        let bench = bench("appraise func=BPRM_CHECK digest_type=verity appraise_type=sigv3", Mode::Enforce);
+        let keys: Keyring = [key.public_key().unwrap()].into_iter().collect();
+        let keys = keys.with_block_list([Blocked::Content(blocked)].into_iter().collect());
+        let _ = bench.checker.replace_keys(Arc::new(keys), None);
+        let file = Fake::new(b"x");
+        file.verity.set(Some(verity));
+        *file.label.borrow_mut() = Some(crate::label::sign_verity(&verity, &key, None).unwrap());
+        let expected = if denied { Verdict::Deny(Cause::Blocked) } else { Verdict::Allow };
+        assert_eq!(bench.check(&file, 0, &EXECUTE), expected, "{name}");
+        let (policy, keys, hash) = (bench.checker.policy(), bench.checker.keys(), HashAlgorithm::Sha256);
+        let explained = crate::explain::explain(&policy, &keys, None, hash, &file, &User(0), EXECUTE[0]).unwrap();
+        assert_eq!(explained.cause(), denied.then_some(Cause::Blocked), "{name}");
+    }
+}
+
+#[test]
 fn what_was_found_out_by_the_content_is_not_taken_for_the_fs_verity_digest_nor_the_other_way_round() {
     use crate::crypto::{KeyType, SigningKey};
     let rules = "appraise func=BPRM_CHECK digest_type=verity appraise_type=sigv3\nappraise func=CREDS_CHECK";

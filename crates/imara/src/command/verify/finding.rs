@@ -188,7 +188,7 @@ fn not_blocked(
 ) -> Result<(), Refused> {
     let unreadable =
         |error: io::Error| Refused { kind: Kind::Unreadable, what: error.to_string(), next: Next::Nothing };
-    match keys.keyring.blocked().find(digest, digest_for).map_err(unreadable)? {
+    match keys.keyring.blocked().find(digest, false, digest_for).map_err(unreadable)? {
         None => Ok(()),
         Some(digest) => Err(Refused {
             kind: Kind::Blocked,
