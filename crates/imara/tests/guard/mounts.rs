@@ -220,6 +220,28 @@ fn a_file_system_is_unmounted_while_it_is_guarded_and_guarded_when_it_is_mounted
     assert!(scratch.alive());
 }
 
+#[test]
+fn what_is_mounted_again_is_guarded_by_whatever_path_its_directory_was_named() {
+    for way in ["a link", "from the working directory"] {
+        let mut scratch = scratch!("what_is_mounted_again_is_guarded_by_whatever_path_its_directory_was_named");
+        let (unsigned, image, mnt) = (scratch.program("unsigned"), scratch.path("image"), scratch.mnt.clone());
+        let named = if way == "a link" {
+            let link = scratch.path("link");
+            std::os::unix::fs::symlink(&mnt, &link).unwrap();
+            link
+        } else {
+            let up = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect::<PathBuf>();
+            up.join(mnt.strip_prefix("/").unwrap())
+        };
+        start_guard(&mut scratch, &named, SIGNED, &[]);
+        assert!(!runs(&unsigned), "{way}");
+        unmount(&mnt);
+        eventually("it is known to be gone", PATIENCE, || scratch.status()["watch"].as_array().unwrap().is_empty());
+        must(command("mount").args(["-o", "loop"]).arg(&image).arg(&mnt));
+        eventually("guarded anew", PATIENCE, || !runs(&unsigned));
+    }
+}
+
 /// Whoever has just been answered may hold a descriptor for some milliseconds.
 fn unmount(place: &Path) {
     eventually("unmounted", PATIENCE, || output(command("umount").arg(place)).is_ok_and(|done| done.status.success()));

@@ -14,13 +14,16 @@ use super::lanes::{FOREIGN_MOST, Lane};
 use super::superblocks::Superblock;
 use super::{GuardError, Shared, lock};
 use crate::mounts::{self, Mount};
+use crate::opened::path_of;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -56,6 +59,7 @@ pub struct Unwatched {
 /// A named directory.
 #[derive(Debug)]
 struct Named {
+    /// Its path as mountinfo has such, whatever links and working directory it was named by.
     path: PathBuf,
     /// The mount point of what held it at the start: where that is unmounted, the directory shows is another's.
     mount_point: PathBuf,
@@ -110,7 +114,8 @@ impl Follower {
                 let place = mount.mount_point.clone();
                 shared.watch_at_once(&mount, &place).map_err(|refusal| refusal.at(path))?;
             }
-            follower.named.push(Named { path: path.clone(), mount_point: mount.mount_point });
+            let path = PathBuf::from(OsString::from_vec(path_of(named.as_fd())));
+            follower.named.push(Named { path, mount_point: mount.mount_point });
         }
         follower.refresh(shared);
         Ok(follower)
