@@ -147,6 +147,8 @@ impl Shared {
             asked.advance(self.elapsed());
             !self.stopping.load(Ordering::Relaxed)
         };
+        // What changes from here on is read as it is now, or shows in its times.
+        let now = now();
         let mut file = OpenedFile::of_event(event.file.as_fd(), stat, Arc::clone(&superblock.filesystem), &goes_on);
         let task = OpeningTask::new(event.tid);
         let policy = self.checker.policy();
@@ -208,7 +210,7 @@ impl Shared {
             // stays as it was, and is judged as it is.
             let _ = self.checker.refresh(&file);
         }
-        let access = Access { file: &file, task: &task, created, writes, now: now() };
+        let access = Access { file: &file, task: &task, created, writes, now };
         let verdict = self.checker.check(&access, &hooks);
         if verdict == Verdict::Allow {
             if executes {
