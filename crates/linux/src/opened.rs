@@ -199,17 +199,25 @@ impl<'a> OpenedFile<'a> {
             Writers::There => Some(false),
             // Asking for another lease, and giving it back, would end this one.
             Writers::KeptAway if !lease::is_held(self.file) => Some(false),
+            // Whoever writes by the layer is not seen.
+            _ if self.is_on_overlay() => self.ask_for_lease().filter(|nobody_writes| !nobody_writes),
             _ if self.is_elsewhere() => None,
             Writers::KeptAway => Some(true),
-            Writers::Unknown => {
-                // Where root alone can be in the lease's way, its breaking may look like lost signals.
-                if !self.root_only() && !self.leasable.get() {
-                    lease::prepare(self.file).ok()?;
-                    self.leasable.set(true);
-                }
-                lease::nobody_writes(self.file)
-            }
+            Writers::Unknown => self.ask_for_lease(),
         }
+    }
+
+    /// Whether nobody can write by way of this very inode.
+    fn ask_for_lease(&self) -> Option<bool> {
+        if self.writers == Writers::KeptAway {
+            return Some(true);
+        }
+        // Where root alone can be in the lease's way, its breaking may look like lost signals.
+        if !self.root_only() && !self.leasable.get() {
+            lease::prepare(self.file).ok()?;
+            self.leasable.set(true);
+        }
+        lease::nobody_writes(self.file)
     }
 
     /// Our own change of its attributes is one, too.
@@ -440,6 +448,11 @@ impl File for OpenedFile<'_> {
             seen.nobody_writes.set(Some(now));
         }
         now
+    }
+
+    fn last_writer_gone(&self) -> bool {
+        // Who may write by the layer may write by the overlay, and a label that is behind is no pass.
+        self.nobody_writes() == Some(true) || self.is_on_overlay() && self.ask_for_lease() == Some(true)
     }
 
     fn look_again(&self) {

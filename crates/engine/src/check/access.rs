@@ -87,6 +87,10 @@ pub trait File {
     fn path(&self) -> Vec<u8>;
     /// Whether nobody can write to it now; `None` where that cannot be told.
     fn nobody_writes(&self) -> Option<bool>;
+    /// Whether its last writer has gone, so that its label may follow: also where others may come who are not seen.
+    fn last_writer_gone(&self) -> bool {
+        self.nobody_writes() == Some(true)
+    }
     /// What follows must not go by a look at it from before: its content has been read since, or time has passed. For a file that
     /// keeps its state and whether anybody writes from one look to the next.
     fn look_again(&self) {}

@@ -214,7 +214,7 @@ impl Checker {
         let Some((since, times)) = followed else {
             return Ok(false);
         };
-        if file.nobody_writes() != Some(true) {
+        if !file.last_writer_gone() {
             return Ok(false);
         }
         let now = Content::shown(&file.stamp()?);

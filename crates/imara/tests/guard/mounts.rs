@@ -1,6 +1,7 @@
 //! File systems of every kind, as they are mounted, covered, unmounted and mounted again.
 
 use crate::scratch::*;
+use imara_format::hash::HashAlgorithm;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -240,6 +241,32 @@ fn what_is_mounted_again_is_guarded_by_whatever_path_its_directory_was_named() {
         must(command("mount").args(["-o", "loop"]).arg(&image).arg(&mnt));
         eventually("guarded anew", PATIENCE, || !runs(&unsigned));
     }
+}
+
+#[test]
+fn a_digest_label_follows_what_is_written_on_an_overlay() {
+    const NAME: &str = "a_digest_label_follows_what_is_written_on_an_overlay";
+    let mut scratch = scratch!("a_digest_label_follows_what_is_written_on_an_overlay");
+    let Some(overlay) = mount(&scratch, "overlay", NAME) else {
+        return;
+    };
+    start_guard(&mut scratch, &overlay.0, "appraise func=FILE_CHECK fsname=overlay\n", &[]);
+    let file = overlay.0.join("file");
+    let mut writer = File::create(&file).unwrap();
+    for line in ["one\n", "two\n"] {
+        writer.write_all(line.as_bytes()).unwrap();
+        assert!(opens(&file), "while its maker writes: {line:?}");
+    }
+    drop(writer);
+    for round in 0..20 {
+        eventually("it is labelled", PATIENCE, || opens(&file));
+        assert_eq!(label(&file), Some(digest_label(&file, HashAlgorithm::Sha256)), "{round}");
+        File::options().append(true).open(&file).and_then(|mut file| file.write_all(b"more\n")).unwrap();
+    }
+    // Nobody has opened it for writing, by the overlay.
+    assert!(opens(&file));
+    set_label(&file, &[4, 4, 0]);
+    assert!(!opens(&file), "a label that somebody has set stays");
 }
 
 /// Whoever has just been answered may hold a descriptor for some milliseconds.
