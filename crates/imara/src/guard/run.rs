@@ -75,19 +75,28 @@ pub fn run(config: &Config) -> Result<Outcome, Failure> {
     result
 }
 
+fn template(name: &str) -> Result<Template, Failure> {
+    let known = TemplateName::from_name_or_format(name).and_then(|name| Template::built_in(name.name()));
+    known.cloned().ok_or_else(|| {
+        let names: Vec<_> = TemplateName::ALL.iter().map(|template| template.name()).collect();
+        Failure::usage(format_args!("there is no template `{name}`"))
+            .next(format_args!("choose one of {}", names.join(", ")))
+    })
+}
+
 fn run_telling(config: &Config, events: &Arc<Events>) -> Result<Outcome, Failure> {
     let mut tell = |note: &str| events.say(note);
+    let template = template(&config.template)?;
+    // Else whatever root alone may read would be named as what is wrong.
+    if !imara_linux::process::can_administer() {
+        return Err(Failure::lacking("a guard needs the rights of root (CAP_SYS_ADMIN)").next("run it as root"));
+    }
     let trusted = TrustedKeys::of(config);
     let keys = trusted.keyring()?;
     let demands =
         Demands { signature: config.policy_signature_required, state_directory: config.state_directory.clone() };
     let mut beginning = Beginning::default();
     let source = first_policy(config, &keys, &demands, &mut beginning)?;
-    let template = TemplateName::from_name_or_format(&config.template)
-        .and_then(|name| Template::built_in(name.name()).cloned())
-        .ok_or_else(|| {
-            Failure::usage(format_args!("there is no template `{}`", config.template)).next("choose ima-ng or ima-sig")
-        })?;
     sys::process::forbid_dumps();
     let evm = super::evm::start(&config.evm, &mut beginning.notes)?;
     // Whatever OpenSSL loads, it must load before there is anything to wait for.
