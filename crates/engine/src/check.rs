@@ -6,10 +6,12 @@
 //! | `steps.rs` | from the question to the verdict |
 //! | `for_everybody.rs` | what is left to do for a file, whoever comes |
 //! | `label_update.rs` | labels that follow their content |
+//! | `one_at_a_time.rs` | one label is written by one thread |
 
 mod access;
 mod for_everybody;
 mod label_update;
+mod one_at_a_time;
 mod steps;
 
 pub use self::access::{Access, File, Hook, Task, Verdict};
@@ -96,6 +98,8 @@ pub struct Checker {
     audit: Box<dyn AuditSink>,
     /// Inodes whose digest label follows their content, once the last writer has gone.
     maintained: Sharded<InodeId, label_update::Followed>,
+    /// Those whose label is just following.
+    following: one_at_a_time::OneAtATime,
     /// Labels that the policy does not let be written.
     label_writes: LabelWrites,
     /// Inodes whose present writer has been listed as a violation.
@@ -141,6 +145,7 @@ impl Checker {
             mode: AtomicU8::new(mode as u8),
             audit,
             maintained: Sharded::new(MAINTAINED, &lock::MAINTAINED),
+            following: one_at_a_time::OneAtATime::default(),
             label_writes: LabelWrites::default(),
             violated: Sharded::new(MAINTAINED, &lock::VIOLATED),
             tracing: AtomicBool::new(false),

@@ -13,7 +13,7 @@
 //!
 //! Source: `ima_check_last_writer`, security/integrity/ima/ima_main.c; `ima_update_xattr`, security/integrity/ima/ima_appraise.c.
 
-use super::steps::SIGNATURE;
+use super::steps::{ATTEMPTS, SIGNATURE};
 use super::{Access, Checker, File};
 use crate::appraise::Requirement;
 use crate::cache::{InodeId, Record, Stamp, is_settled};
@@ -40,6 +40,13 @@ pub(super) struct Followed {
     unasked: bool,
     /// Whether it was made a moment ago, without a label, and passed for that.
     new: bool,
+}
+
+impl Followed {
+    /// Whether it is new, and the verdicts that stand for it.
+    fn verdicts(&self) -> (bool, [Option<Verdict>; 2]) {
+        (self.new, [self.verdict, self.coming.as_deref().copied()])
+    }
 }
 
 /// How much of the digest is kept: enough to tell that the label is another, and there may be as many of these as files.
@@ -160,29 +167,43 @@ impl Checker {
         if decision.appraise_slot != Slot::File || flags.signature_required || flags.verity_required {
             return Ok(false);
         }
-        let verdicts = |id: &InodeId| match self.maintained.shard(id).get(id) {
-            Some(followed) => (followed.new, [followed.verdict, followed.coming.as_deref().copied()]),
-            None => (false, [None; 2]),
-        };
-        let trusted = self.trusted_now();
+        let (id, trusted) = (file.id(), self.trusted_now());
         let counts = |verdict: &Verdict| {
             verdict.trusted == trusted
                 && decision.allowed_algorithms.is_none_or(|allowed| allowed.contains(verdict.algorithm))
         };
-        let (new, [verdict, _]) = verdicts(&file.id());
-        if !new && !verdict.is_some_and(|verdict| counts(&verdict)) {
-            return Ok(false);
+        // Again where the label was just following: what was read may be the one before.
+        for _ in 0..ATTEMPTS {
+            let Some(before) = self.maintained.shard(&id).get(&id).map(Followed::verdicts) else {
+                return Ok(false);
+            };
+            let (new, [verdict, _]) = before;
+            if !new && !verdict.is_some_and(|verdict| counts(&verdict)) {
+                return Ok(false);
+            }
+            // What is coming is announced before it is written, and kept afterwards.
+            let label = file.xattr("security.ima")?.unwrap_or_default();
+            let mut shard = self.maintained.shard(&id);
+            let Some(followed) = shard.get_mut(&id) else {
+                // It has followed: the label is right.
+                return Ok(false);
+            };
+            let after = followed.verdicts();
+            let mut verdicts = before.1.iter().chain(&after.1).flatten();
+            if new && label.is_empty() || verdicts.any(|verdict| counts(verdict) && verdict.is_by(&label)) {
+                if access.writes {
+                    // Whoever is just having it follow must not take it for done.
+                    followed.since = None;
+                    followed.times = followed.times.wrapping_add(1);
+                }
+                return Ok(true);
+            }
+            if before == after {
+                // Somebody has set another one, which is judged as it is, and stays.
+                shard.remove(&id);
+                break;
+            }
         }
-        // What is coming is announced before it is written, and kept afterwards.
-        let label = file.xattr("security.ima")?.unwrap_or_default();
-        if new && label.is_empty() {
-            return Ok(true);
-        }
-        if verdicts(&file.id()).1.iter().flatten().any(|verdict| counts(verdict) && verdict.is_by(&label)) {
-            return Ok(true);
-        }
-        // Somebody has set another one, which is judged as it is, and stays.
-        self.maintained.shard(&file.id()).remove(&file.id());
         Ok(false)
     }
 
@@ -210,6 +231,11 @@ impl Checker {
     /// Always in the default hash, as the kernel does at the last close. A signature is never replaced.
     fn update_label(&self, file: &dyn File, told: bool) -> io::Result<bool> {
         let id = file.id();
+        if !self.maintains(id) {
+            return Ok(false);
+        }
+        // Or whoever is slow would write the label of a content that another has followed already.
+        let _turn = self.following.turn(id, || file.look_again());
         let followed = self.maintained.shard(&id).get(&id).map(|followed| (followed.since, followed.times));
         let Some((since, times)) = followed else {
             return Ok(false);

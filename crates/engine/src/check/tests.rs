@@ -506,6 +506,117 @@ fn what_is_let_pass_unasked_is_followed_whatever_notice_of_an_earlier_close_come
 }
 
 #[test]
+fn who_comes_to_write_while_the_label_follows_is_followed_as_well() {
+    /// The label of the writer before follows while it is looked at.
+    struct Follows<'a>(&'a Fake, &'a Checker);
+    impl File for Follows<'_> {
+        fn id(&self) -> InodeId {
+            self.0.id()
+        }
+        fn stamp(&self) -> io::Result<Stamp> {
+            self.0.stamp()
+        }
+        fn facts(&self) -> FileFacts<'_> {
+            self.0.facts()
+        }
+        fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+            let label = self.0.xattr(name);
+            if self.0.writers.replace(false) {
+                assert!(self.1.refresh(self.0).unwrap());
+                self.0.writers.set(true);
+            }
+            label
+        }
+        fn set_xattr(&self, name: &str, value: &[u8]) -> io::Result<()> {
+            self.0.set_xattr(name, value)
+        }
+        fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
+            self.0.digest(algorithm)
+        }
+        fn path(&self) -> Vec<u8> {
+            self.0.path()
+        }
+        fn nobody_writes(&self) -> Option<bool> {
+            self.0.nobody_writes()
+        }
+        fn times_tell(&self) -> bool {
+            true
+        }
+    }
+    const READ: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 4 }];
+    let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);
+    let (file, task) = (Fake::new(b"x"), User(0));
+    file.label_with_digest();
+    file.writers.set(true);
+    let writer = Access { file: &file, task: &task, created: false, writes: true, now: NOW };
+    assert_eq!(bench.checker.check(&writer, &READ), Verdict::Allow);
+    file.change(b"y", 2);
+    let follows = Follows(&file, &bench.checker);
+    assert_eq!(bench.checker.check(&Access { file: &follows, ..writer }, &READ), Verdict::Allow, "the next writer");
+    file.change(b"z", 3);
+    assert_eq!(bench.checker.check(&writer, &READ), Verdict::Allow, "and the one after him");
+    file.writers.set(false);
+    assert!(bench.checker.refresh(&file).unwrap());
+}
+
+#[test]
+fn one_thread_at_a_time_has_a_files_label_follow() {
+    /// A file that tells how many read it at once.
+    #[derive(Default)]
+    struct Counting {
+        now: AtomicU32,
+        most: AtomicU32,
+        label: Mutex<Option<Vec<u8>>>,
+    }
+    impl File for &Counting {
+        fn id(&self) -> InodeId {
+            InodeId { device: 1, inode: 1 }
+        }
+        fn stamp(&self) -> io::Result<Stamp> {
+            Ok(Stamp { size: 1, modified: 1, changed: 1 })
+        }
+        fn facts(&self) -> FileFacts<'_> {
+            FileFacts { owner: 0, group: 0, fsmagic: 0xef53, fsname: "ext4", fs_subtype: "", fsuuid: None }
+        }
+        fn xattr(&self, _: &str) -> io::Result<Option<Vec<u8>>> {
+            Ok(self.label.lock().unwrap().clone())
+        }
+        fn set_xattr(&self, _: &str, value: &[u8]) -> io::Result<()> {
+            *self.label.lock().unwrap() = Some(value.to_vec());
+            Ok(())
+        }
+        fn digest(&self, algorithm: HashAlgorithm) -> io::Result<Digest> {
+            self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            (0..50).for_each(|_| std::thread::yield_now());
+            self.now.fetch_sub(1, Ordering::SeqCst);
+            crypto::hash(algorithm, &[b"x"]).map_err(io::Error::other)
+        }
+        fn path(&self) -> Vec<u8> {
+            Vec::new()
+        }
+        fn nobody_writes(&self) -> Option<bool> {
+            Some(true)
+        }
+        fn times_tell(&self) -> bool {
+            true
+        }
+    }
+    let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);
+    let file = Counting::default();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    bench.checker.maintain(File::id(&&file), None, None);
+                    bench.checker.refresh(&&file).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(file.most.load(Ordering::SeqCst), 1, "a label is never written by who read the content before another");
+}
+
+#[test]
 fn other_keys_end_the_verdict_from_before_a_writer() {
     const READ: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 4 }];
     let bench = bench("appraise func=FILE_CHECK", Mode::Enforce);

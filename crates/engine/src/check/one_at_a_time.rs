@@ -1,0 +1,46 @@
+//! Work on an inode that only one thread may do at a time; another waits until that has ended, whatever is done for other inodes.
+
+use crate::cache::InodeId;
+use std::collections::HashSet;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Which inodes are being worked on.
+#[derive(Debug, Default)]
+pub(super) struct OneAtATime {
+    busy: Mutex<HashSet<InodeId>>,
+    ended: Condvar,
+}
+
+/// The work on one inode; it ends with this.
+pub(super) struct Turn<'a> {
+    all: &'a OneAtATime,
+    id: InodeId,
+}
+
+impl OneAtATime {
+    /// Waits until nobody else works on the inode; `waited` is done if somebody did.
+    pub(super) fn turn(&self, id: InodeId, waited: impl FnOnce()) -> Turn<'_> {
+        let mut busy = self.busy();
+        let mut others = false;
+        while !busy.insert(id) {
+            others = true;
+            busy = self.ended.wait(busy).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(busy);
+        if others {
+            waited();
+        }
+        Turn { all: self, id }
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashSet<InodeId>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.all.busy().remove(&self.id);
+        self.all.ended.notify_all();
+    }
+}
