@@ -445,6 +445,8 @@ impl File for OpenedFile<'_> {
         }
         let now = self.nobody_writes_now();
         if let Some(seen) = &self.seen {
+            // A state from before may be that before the last writer's change.
+            seen.stamp.set(None);
             seen.nobody_writes.set(Some(now));
         }
         now
