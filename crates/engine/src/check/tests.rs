@@ -521,7 +521,7 @@ fn who_comes_to_write_while_the_label_follows_is_followed_as_well() {
         }
         fn xattr(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
             let label = self.0.xattr(name);
-            if self.0.writers.replace(false) {
+            if self.1.maintains(self.0.id()) && self.0.writers.replace(false) {
                 assert!(self.1.refresh(self.0).unwrap());
                 self.0.writers.set(true);
             }
