@@ -454,7 +454,15 @@ impl File for OpenedFile<'_> {
 
     fn last_writer_gone(&self) -> bool {
         // Who may write by the layer may write by the overlay, and a label that is behind is no pass.
-        self.nobody_writes() == Some(true) || self.is_on_overlay() && self.ask_for_lease() == Some(true)
+        if !self.is_on_overlay() {
+            return self.nobody_writes() == Some(true);
+        }
+        let gone = self.ask_for_lease();
+        if let (Some(false), Some(seen)) = (gone, &self.seen) {
+            // He has come since the last look, and the label has not followed yet.
+            seen.nobody_writes.set(Some(Some(false)));
+        }
+        gone == Some(true)
     }
 
     fn look_again(&self) {
