@@ -7,6 +7,7 @@ use serde_json::json;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 #[test]
@@ -251,6 +252,14 @@ fn who_writes_again_and_again_is_never_refused_by_the_label_of_a_moment_ago() {
             }
         });
         assert_eq!(refused.count(), 0, "{}", file.display());
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| (0..500).filter(|_| !opens(file)).count());
+            while !reader.is_finished() {
+                let writer = OpenOptions::new().append(true).open(file);
+                assert!(writer.and_then(|mut file| file.write_all(b"more\n")).is_ok(), "{}", file.display());
+            }
+            assert_eq!(reader.join().unwrap(), 0, "who reads meanwhile: {}", file.display());
+        });
         eventually("the label follows", PATIENCE, || label(file) == Some(digest_label(file, HashAlgorithm::Sha256)));
     }
 }
