@@ -87,7 +87,7 @@ pub fn explain(
         None => IntegrityStatus::Unknown,
     };
     let blocked = match decision.appraise {
-        Some(_) => keys.blocked().find(&digest, verity.is_some(), |algorithm| file.digest(algorithm))?,
+        Some(_) => keys.blocked().find(&digest, verity, |algorithm| file.digest(algorithm))?,
         None => None,
     };
     let appraisal = decision.appraise.map(|_| match blocked {
