@@ -128,7 +128,7 @@ fn a_policy_that_is_wrong_or_would_stop_what_runs_leaves_the_one_before_in_force
     };
     for (name, content, said) in [
         ("typo", "appraise fnc=BPRM_CHECK\n", "fnc=BPRM_CHECK"),
-        ("verity", "measure func=BPRM_CHECK digest_type=verity\n", "fs-verity"),
+        ("debug", "measure func=BPRM_CHECK pcr=16\n", "PCR 16"),
         ("empty", "# nothing\n", "no rule"),
         ("nul", "measure\0\n", "byte 0"),
     ] {
