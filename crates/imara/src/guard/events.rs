@@ -248,6 +248,15 @@ impl Events {
     }
 }
 
+/// The task that asked, as far as it is still known.
+fn whom(task: &TaskIdentity) -> String {
+    if task.pid == 0 {
+        return "a task that has ended".into();
+    }
+    let elsewhere = if has_other_mounts(task.tid) { "; the path is that of its mount namespace" } else { "" };
+    format!("{} (process {}, user {}{elsewhere})", printable(&task.command), task.pid, task.uids[0])
+}
+
 /// Whether nothing was to be refused, as there is a rule that measures and none that appraises.
 fn only_measured(rule: Option<usize>, cause: Cause) -> bool {
     rule.is_none() && cause.is_nothing_to_measure()
@@ -303,7 +312,7 @@ impl State {
         self.explained.insert(key, now);
         let shown = printable(path);
         let mut word = format!(
-            "{} {shown} ({}, {cause}) for {} (process {}, user {}{})",
+            "{} {shown} ({}, {cause}) for {}",
             match (denied, fixed, func) {
                 (true, ..) => "refused",
                 (false, true, _) => "fixed",
@@ -313,10 +322,7 @@ impl State {
                 (false, false, _) => "would be refused:",
             },
             func.name(),
-            printable(&task.command),
-            task.pid,
-            task.uids[0],
-            if has_other_mounts(task.tid) { "; the path is that of its mount namespace" } else { "" },
+            whom(task),
         );
         if !detail.is_empty() {
             word.push_str(&format!(": {}", printable(detail.as_bytes())));

@@ -335,7 +335,8 @@ fn cannot_guard(error: GuardError) -> Failure {
     match &error {
         GuardError::Fanotify(_) => Failure::lacking(&error)
             .next("run as root (CAP_SYS_ADMIN), on a kernel with CONFIG_FANOTIFY_ACCESS_PERMISSIONS"),
-        GuardError::Path { .. } => Failure::failed(&error),
+        GuardError::Path { .. } => Failure::failed(&error)
+            .next("watch (--watch, or `watch` in the configuration) names directories that are there"),
         GuardError::Pseudo { .. } => Failure::usage(&error).next("name a directory of a file system that holds files"),
         GuardError::Taken { .. } => Failure::failed(&error)
             .next("two guards of one file system would wait for each other: end the other one first"),
