@@ -490,7 +490,9 @@ impl Checker {
                 // What cannot be labelled stays as it is; the record of the failure has been made all the same.
                 if let Ok(digest) = self.fix(access, &collected.digest) {
                     detail = format!("labelled with {digest}");
-                    record = Record::new(record.stamp);
+                    // Who comes to write after this one, before the label has followed, goes by what it says now.
+                    record = Record { collected: Some(collected.digest), ..Record::new(record.stamp) };
+                    record.status[decided.decision.appraise_slot as usize] = Some(IntegrityStatus::Pass);
                     fixed = true;
                 }
             }

@@ -482,6 +482,29 @@ fn a_new_file_passes_until_its_last_writer_has_gone_and_is_labelled_then_whoever
 }
 
 #[test]
+fn who_writes_to_what_was_fixed_goes_by_that_label_until_it_has_followed() {
+    const WRITE: [Hook; 1] = [Hook { func: Func::FileCheck, mask: 2 }];
+    let bench = bench("appraise func=FILE_CHECK", Mode::Fix);
+    let (file, task) = (Fake::new(b"x"), User(0));
+    *file.label.borrow_mut() = Some(label::encode_digest(&Digest::zeros(HashAlgorithm::Sha256)));
+    file.writers.set(true);
+    let writer = Access { file: &file, task: &task, created: false, writes: true, now: NOW };
+    let failures = || {
+        let records = bench.records.0.lock().unwrap();
+        records.iter().filter(|record| matches!(record, AuditRecord::Data { .. })).count()
+    };
+    for (content, when) in [(b"y", 2), (b"z", 3)] {
+        assert_eq!(bench.checker.check(&writer, &WRITE), Verdict::Allow);
+        assert_eq!(failures(), 1, "it was fixed at the first");
+        file.change(content, when);
+    }
+    file.writers.set(false);
+    assert!(bench.checker.refresh(&file).unwrap());
+    assert_eq!(bench.check(&file, 0, &[Hook { func: Func::FileCheck, mask: 4 }]), Verdict::Allow);
+    assert_eq!(failures(), 1);
+}
+
+#[test]
 fn what_is_let_pass_unasked_is_followed_whatever_notice_of_an_earlier_close_comes_late() {
     let stamp = Stamp { size: 1, modified: 1, changed: 1 };
     let labelled = Stamp { changed: 2, ..stamp };
