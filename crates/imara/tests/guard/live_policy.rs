@@ -504,9 +504,9 @@ fn the_next_policy_is_for_a_file_system_that_is_mounted_over_and_for_what_is_mou
     let refused = !opens(&beside.join("data"));
     fs::write(scratch.on("above"), "on what the named directory holds now\n").unwrap();
     let above = !opens(&scratch.on("above"));
-    must(command("umount").arg(&scratch.mnt));
+    unmount(&scratch.mnt);
     scratch.stop();
-    must(command("umount").arg(&beside));
+    unmount(&beside);
     assert!(loaded.0 == Some(0) && refused && above, "{loaded:?} {refused} {above}");
 }
 

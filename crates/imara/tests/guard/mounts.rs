@@ -144,7 +144,7 @@ fn each_kind_of_file_system_is_guarded_and_every_change_is_seen() {
         assert!(!opens(&files[5]), "{kind}: stored to by its owner");
         assert!(runs(&signed) && scratch.alive(), "{kind}");
         scratch.stop();
-        must(command("umount").arg(&mounted.0));
+        unmount(&mounted.0);
     }
 }
 
@@ -207,7 +207,7 @@ fn a_file_system_is_unmounted_while_it_is_guarded_and_guarded_when_it_is_mounted
         assert!(scratch.status()["kernel"]["leases"].as_u64().unwrap() > 0, "{round}: leases are held");
         shell(&format!("echo x > '{}'; chmod 600 '{}'", scratch.on("written").display(), users[0].display()));
         // At the first attempt, with leases held and changes on their way.
-        must(command("umount").arg(&mnt));
+        unmount(&mnt);
         eventually("nothing keeps the file system in use", Duration::from_secs(2), || {
             must(command("losetup").arg("-j").arg(&image)).stdout.is_empty()
         });
@@ -267,11 +267,6 @@ fn a_digest_label_follows_what_is_written_on_an_overlay() {
     assert!(opens(&file));
     set_label(&file, &[4, 4, 0]);
     assert!(!opens(&file), "a label that somebody has set stays");
-}
-
-/// Whoever has just been answered may hold a descriptor for some milliseconds.
-fn unmount(place: &Path) {
-    eventually("unmounted", PATIENCE, || output(command("umount").arg(place)).is_ok_and(|done| done.status.success()));
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn a_program_is_guarded_by_whatever_name_it_is_reached() {
     // A mount namespace of its own, made while the guard runs.
     let private = format!("exec '{}'", unsigned.display());
     let unshared = output(command("unshare").args(["-m", "sh", "-c", &private])).unwrap().status.code();
-    must(command("umount").arg(&bound));
+    unmount(&bound);
     assert_eq!(ran, [false; 4], "{paths:?}");
     assert!(signed_runs && runs(&signed));
     assert_eq!(unshared, Some(126));

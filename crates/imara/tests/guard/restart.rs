@@ -248,7 +248,7 @@ fn a_guard_that_is_ended_leaves_nothing_behind() {
         assert!(runs(&unsigned), "nothing is guarded any more");
         assert!(!scratch.run.join("control.sock").exists());
         assert!(scratch.swtpm().is_none());
-        must(command("umount").arg(&scratch.mnt));
+        unmount(&scratch.mnt);
         must(command("mount").args(["-o", "loop"]).arg(scratch.path("image")).arg(&scratch.mnt));
     }
 }

@@ -7,6 +7,7 @@ use imara_linux::files;
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -277,6 +278,13 @@ pub fn must(command: &mut Command) -> Output {
     let done = output(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(done.status.success(), "{command:?}: {}{}{}", done.status, text(&done.stdout), text(&done.stderr));
     done
+}
+
+/// Unmounts a file system, on which somebody may have a file open for a moment still: the guard, whose descriptor of an access is closed
+/// after its answer, or a process that is being started.
+pub fn unmount(place: impl AsRef<OsStr>) {
+    let unmounted = || output(command("umount").arg(place.as_ref())).is_ok_and(|done| done.status.success());
+    eventually("unmounted", PATIENCE, unmounted);
 }
 
 pub fn shell(script: &str) -> Output {

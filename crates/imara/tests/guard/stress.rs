@@ -248,6 +248,6 @@ fn under_stress_nobody_hangs_nothing_unverified_runs_and_no_entry_is_lost() {
     scratch.stop();
     assert!(scratch.swtpm().is_none());
     drop(namespace);
-    must(command("umount").arg(&scratch.mnt));
+    unmount(&scratch.mnt);
     must(command("mount").args(["-o", "loop"]).arg(scratch.path("image")).arg(&scratch.mnt));
 }
