@@ -445,8 +445,10 @@ impl File for OpenedFile<'_> {
         }
         let now = self.nobody_writes_now();
         if let Some(seen) = &self.seen {
-            // A state from before may be that before the last writer's change.
-            seen.stamp.set(None);
+            // A state from before may be that before the last writer's change, unless writers were kept away by then.
+            if self.writers != Writers::KeptAway {
+                seen.stamp.set(None);
+            }
             seen.nobody_writes.set(Some(now));
         }
         now

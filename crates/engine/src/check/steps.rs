@@ -491,7 +491,8 @@ impl Checker {
                 if let Ok(digest) = self.fix(access, &collected.digest) {
                     detail = format!("labelled with {digest}");
                     // Who comes to write after this one, before the label has followed, goes by what it says now.
-                    record = Record { collected: Some(collected.digest), ..Record::new(record.stamp) };
+                    let (collected, verity) = (Some(collected.digest), record.verity);
+                    record = Record { collected, verity, ..Record::new(record.stamp) };
                     record.status[decided.decision.appraise_slot as usize] = Some(IntegrityStatus::Pass);
                     fixed = true;
                 }

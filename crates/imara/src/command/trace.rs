@@ -120,9 +120,10 @@ impl Start {
 
 impl Stop {
     fn run(self) -> CommandResult {
-        let trace = match self.dry_run {
-            false => ask(&self.runtime.runtime_dir, &Request::StopTrace)?,
-            true => self.would_end(ask(&self.runtime.runtime_dir, &Request::Status)?)?,
+        let trace = if self.dry_run {
+            would_end(ask(&self.runtime.runtime_dir, &Request::Status)?)?
+        } else {
+            ask(&self.runtime.runtime_dir, &Request::StopTrace)?
         };
         if self.json {
             print_json(&trace);
@@ -133,28 +134,27 @@ impl Stop {
     }
 }
 
-impl Stop {
-    /// The trace that the guard is taking, by its status.
-    fn would_end(&self, mut status: Value) -> Result<Value, Failure> {
-        let mut trace = status["trace"].take();
-        if trace["active"] != true {
-            return Err(Failure::failed("no trace is being taken").next("imara trace start FILE"));
-        }
-        trace["schema"] = json!(1);
-        Ok(trace)
+/// The trace that the guard is taking, by its status.
+fn would_end(mut status: Value) -> Result<Value, Failure> {
+    let mut trace = status["trace"].take();
+    if trace["active"] != true {
+        return Err(Failure::failed("no trace is being taken").next("imara trace start FILE"));
     }
+    trace["schema"] = json!(1);
+    Ok(trace)
 }
 
 /// One line about a trace that a guard is taking, has taken, or would take.
 pub fn for_people(trace: &Value) -> String {
     let path = printable(Path::new(trace["path"].as_str().unwrap_or_default()));
-    let mut text = match trace["active"] == true {
-        _ if trace["begun"] == false => format!("would trace to {path} until "),
-        true => format!("tracing to {path}, {} events, until ", trace["events"]),
-        false => format!("traced to {path}, {} events, ", trace["events"]),
+    let (would_begin, active) = (trace["begun"] == false, trace["active"] == true);
+    let mut text = match (would_begin, active) {
+        (true, _) => format!("would trace to {path} until "),
+        (false, true) => format!("tracing to {path}, {} events, until ", trace["events"]),
+        (false, false) => format!("traced to {path}, {} events, ", trace["events"]),
     };
     let why = trace["ended"].as_str().unwrap_or_default();
-    text += &match (trace["active"] == true || trace["begun"] == false, trace["until"].as_u64()) {
+    text += &match (would_begin || active, trace["until"].as_u64()) {
         (true, Some(until)) => utc(until),
         (true, None) => "it is stopped".to_owned(),
         (false, _) => format!("ended: {why}"),
