@@ -5,19 +5,40 @@
 //! collected is not trusted again (the rule that version control systems know as "racily clean").
 
 use crate::appraise::{IntegrityStatus, Requirement};
-use crate::lock::{self, Sharded};
+use crate::lock::{self, Key, Sharded};
 use crate::policy::Slot;
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::policy::AlgorithmSet;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// An inode of a mounted file system.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub struct InodeId {
     /// The device number.
     pub device: u64,
     /// The inode number.
     pub inode: u64,
+}
+
+impl Key for InodeId {}
+
+/// Whoever makes files may choose their numbers, and must not choose where they are looked for. A decision asks for its file's hash
+/// some thirty times, so that it has to be quick: multiply-shift over vectors with a secret key, which is strongly universal. For any
+/// two inodes that were chosen without knowing the key, every pair of hashes is as likely.
+///
+/// Source: M. Thorup, High Speed Hashing for Integers and Strings.
+impl Hash for InodeId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        static KEY: LazyLock<[u128; 3]> = LazyLock::new(|| {
+            let random = || u128::from(RandomState::new().hash_one(0));
+            std::array::from_fn(|_| random() << 64 | random())
+        });
+        let [device, inode, sum] = *KEY;
+        let sum = sum.wrapping_add(device.wrapping_mul(self.device.into()));
+        state.write_u64((sum.wrapping_add(inode.wrapping_mul(self.inode.into())) >> 64) as u64);
+    }
 }
 
 /// A state of a file, as stat(2) shows it.
@@ -41,7 +62,8 @@ const SETTLED_COARSE: Duration = Duration::from_millis(2_020);
 
 /// Whether a change after `now` is sure to show in the stamp.
 pub fn is_settled(stamp: &Stamp, now: i128) -> bool {
-    let whole = stamp.changed % 1_000_000_000 == 0;
+    // One that has no room in 64 bits, which takes a division by hand, is later than any now.
+    let whole = i64::try_from(stamp.changed).is_ok_and(|changed| changed % 1_000_000_000 == 0);
     let after = if whole { SETTLED_COARSE } else { SETTLED };
     stamp.changed + after.as_nanos().cast_signed() < now
 }

@@ -233,16 +233,20 @@ impl Checker {
 
     /// Asks every hook in turn; the first refusal ends it.
     pub fn check(&self, access: &Access<'_>, hooks: &[Hook]) -> Verdict {
+        self.check_by(&self.policy(), access, hooks)
+    }
+
+    /// The same by a policy that was in force a moment ago, when it was begun with the access.
+    pub fn check_by(&self, policy: &ActivePolicy, access: &Access<'_>, hooks: &[Hook]) -> Verdict {
         self.counters.accesses.fetch_add(1, Ordering::Relaxed);
         if access.writes {
             // From now on it can change without its times telling (tmpfs).
             self.cache.forget(access.file.id());
         }
-        let policy = self.policy();
         // What one hook has found out serves the next: one access is hashed once, however many hooks it stands for.
         let mut carried = None;
         for hook in hooks {
-            let verdict = self.check_hook(&policy, access, *hook, &mut carried);
+            let verdict = self.check_hook(policy, access, *hook, &mut carried);
             if verdict != Verdict::Allow {
                 return verdict;
             }

@@ -5,7 +5,7 @@
 //! not get it at once counts once for that name. Counting costs nothing where nobody waits.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -86,28 +86,66 @@ impl<T> Lock<T> {
 /// How many shards there are: many more than processors, so that two who work at a time rarely meet.
 pub const SHARDS: usize = 64;
 
-/// What is known of many things, in shards by a keyed hash that nobody outside can aim at.
+/// A key whose [`Hash`] is one number that nobody outside can aim at: a keyed hash, or one that is given out by us or the kernel.
+pub trait Key: Hash + Eq {}
+
+/// Numbers that are given out one after the other.
+impl Key for u64 {}
+
+/// Takes the number of a [`Key`] for its hash, spread over all bits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Numbered(u64);
+
+impl Numbered {
+    /// 2^64 divided by the golden ratio, odd: a bijection.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    fn of(key: &impl Key) -> u64 {
+        let mut hasher = Self::default();
+        key.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl Hasher for Numbered {
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(Self::SPREAD);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What is known of things that have a number.
+pub type Numbers<K, V> = HashMap<K, V, BuildHasherDefault<Numbered>>;
+
+/// What is known of many things, in shards.
 #[derive(Debug)]
 pub struct Sharded<K, V> {
-    shards: Vec<Lock<HashMap<K, V>>>,
-    hasher: RandomState,
+    shards: Vec<Lock<Numbers<K, V>>>,
     room: usize,
 }
 
-impl<K: Hash + Eq, V> Sharded<K, V> {
+impl<K: Key, V> Sharded<K, V> {
     /// Room for so many; what comes beyond that makes the caller choose (see [`Self::room`]).
     pub fn new(room: usize, waits: &'static Waits) -> Self {
-        let shards = (0..SHARDS).map(|_| Lock::new(HashMap::new(), waits)).collect();
-        Self { shards, hasher: RandomState::new(), room: room.div_ceil(SHARDS).max(1) }
+        let shards = (0..SHARDS).map(|_| Lock::new(Numbers::default(), waits)).collect();
+        Self { shards, room: room.div_ceil(SHARDS).max(1) }
     }
 
     /// The shard of a key.
-    pub fn shard(&self, key: &K) -> MutexGuard<'_, HashMap<K, V>> {
-        self.shards[self.hasher.hash_one(key) as usize % SHARDS].lock()
+    pub fn shard(&self, key: &K) -> MutexGuard<'_, Numbers<K, V>> {
+        // By bits that the map within goes by last: its places are the lowest, its tags the highest.
+        self.shards[(Numbered::of(key) >> 48) as usize % SHARDS].lock()
     }
 
     /// Each shard in turn.
-    pub fn each(&self) -> impl Iterator<Item = MutexGuard<'_, HashMap<K, V>>> {
+    pub fn each(&self) -> impl Iterator<Item = MutexGuard<'_, Numbers<K, V>>> {
         self.shards.iter().map(Lock::lock)
     }
 

@@ -19,6 +19,8 @@ pub struct Filesystem {
     pub magic: u64,
     /// The type's name (`fsname=`), such as `ext4`.
     pub name: String,
+    /// Whether its answers come from a process or over a network.
+    pub foreign: bool,
     /// The subtype (`fs_subtype=`), what follows the dot of a FUSE type; often empty.
     pub subtype: String,
     /// The UUID (`fsuuid=`), where it has one.
@@ -250,8 +252,9 @@ pub fn filesystem_seen_by(file: BorrowedFd<'_>, thread: Option<i32>) -> io::Resu
             let magic = rustix::fs::fstatfs(file)?.f_type.cast_unsigned();
             let name = FILE_SYSTEMS.iter().find(|(number, _)| *number == magic).map_or("", |(_, name)| *name);
             let (uuid, uuid_source) = uuid_of(file, None);
-            let (name, subtype, mount_point) = (name.to_owned(), String::new(), PathBuf::new());
-            Ok((Filesystem { magic, name, subtype, uuid, uuid_source, mount_point }, None))
+            let (foreign, name) = (is_foreign(name), name.to_owned());
+            let (subtype, mount_point) = (String::new(), PathBuf::new());
+            Ok((Filesystem { magic, name, foreign, subtype, uuid, uuid_source, mount_point }, None))
         }
     }
 }
@@ -266,6 +269,7 @@ pub fn filesystem_on(file: BorrowedFd<'_>, mount: &Mount) -> io::Result<Filesyst
     Ok(Filesystem {
         magic: rustix::fs::fstatfs(file)?.f_type.cast_unsigned(),
         name: name.to_owned(),
+        foreign: is_foreign(name),
         subtype: subtype.to_owned(),
         uuid,
         uuid_source,

@@ -26,6 +26,9 @@ use std::time::Duration;
 /// What is left to root alone is open to nobody else for writing: no lease is needed.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
+/// Without one of these nobody can execute a file: an ACL grants no more than the group's.
+const EXECUTABLE: u32 = 0o111;
+
 /// Up to this size a file that is about to be hashed is read whole where its headers are wanted first.
 const SMALL: i64 = 16 << 10;
 
@@ -141,7 +144,7 @@ impl<'a> OpenedFile<'a> {
         const TRIES: u32 = 5;
         const PAUSE: Duration = Duration::from_micros(200);
         // On an overlay it keeps those away who write by it, which is what can be done.
-        if mounts::is_foreign(&self.filesystem.name) {
+        if self.filesystem.foreign {
             return;
         }
         for attempt in 0..TRIES {
@@ -191,7 +194,7 @@ impl<'a> OpenedFile<'a> {
 
     /// The inode that is written to need not be the one that a lease is asked of.
     fn is_elsewhere(&self) -> bool {
-        self.is_on_overlay() || mounts::is_foreign(&self.filesystem.name)
+        self.filesystem.foreign || self.is_on_overlay()
     }
 
     fn nobody_writes_now(&self) -> Option<bool> {
@@ -235,24 +238,24 @@ impl<'a> OpenedFile<'a> {
         }
     }
 
-    fn read(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
+    /// What a piece of it says, as far as it goes.
+    fn read<T>(&self, offset: u64, length: usize, says: impl FnOnce(&[u8]) -> T) -> Option<T> {
         if let Some(content) = &*self.content.borrow() {
             let from = content.0.len().min(usize::try_from(offset).ok()?);
             let to = content.0.len().min(from.checked_add(length)?);
-            return Some(content.0[from..to].to_vec());
+            return Some(says(&content.0[from..to]));
         }
         let mut bytes = vec![0; length];
         let read = rustix::io::pread(self.file, &mut bytes, offset).ok()?;
-        bytes.truncate(read);
-        Some(bytes)
+        Some(says(&bytes[..read]))
     }
 
     /// Its ELF headers, if it has any.
     pub fn elf(&self) -> Option<Elf> {
         *self.elf.get_or_init(|| {
             self.read_ahead();
-            let headers = ProgramHeaders::parse(&self.read(0, FILE_HEADER)?)?;
-            Some(Elf::parse(&headers, &self.read(headers.offset, headers.length())?))
+            let headers = self.read(0, FILE_HEADER, ProgramHeaders::parse)??;
+            self.read(headers.offset, headers.length(), |bytes| Elf::parse(&headers, bytes))
         })
     }
 
@@ -283,6 +286,11 @@ impl<'a> OpenedFile<'a> {
         self.stat.st_uid == 0 && self.stat.st_mode & WRITABLE_BY_OTHERS == 0
     }
 
+    /// Whether anybody may execute it, root included; who gives that right later changes the inode.
+    pub(crate) const fn is_executable(&self) -> bool {
+        self.stat.st_mode & EXECUTABLE != 0
+    }
+
     /// Whether MMAP_CHECK is to be asked when it is opened.
     pub fn mappable(&self, policy: &imara_engine::policy::CompiledPolicy) -> bool {
         (policy.wants(Func::MmapCheck) || policy.wants(Func::MmapCheckReqprot))
@@ -291,9 +299,10 @@ impl<'a> OpenedFile<'a> {
 
     pub(crate) fn interpreter_path(&self, offset: u64, length: u64) -> Option<String> {
         let length = usize::try_from(length).ok().filter(|length| *length <= libc::PATH_MAX as usize)?;
-        let bytes = self.read(offset, length)?;
-        let path = bytes.split(|byte| *byte == 0).next()?;
-        String::from_utf8(path.to_vec()).ok().filter(|path| path.starts_with('/'))
+        self.read(offset, length, |bytes| {
+            let path = bytes.split(|byte| *byte == 0).next()?;
+            String::from_utf8(path.to_vec()).ok().filter(|path| path.starts_with('/'))
+        })?
     }
 }
 

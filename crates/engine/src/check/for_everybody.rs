@@ -3,7 +3,7 @@
 use super::steps::mask_of;
 use super::{Checker, File, Mode};
 use crate::cache::Record;
-use crate::policy::Slot;
+use crate::policy::{CompiledPolicy, Slot};
 use imara_format::policy::{Class, Func, Mask};
 
 /// What is left to do for a file in its present state, whoever comes and by whichever of some hooks.
@@ -23,9 +23,8 @@ impl Checker {
         file.stamp().ok().and_then(|stamp| self.cache.lookup(file.id(), &stamp))
     }
 
-    /// What is left to do for a file of which this is [`Self::known`].
-    pub fn left_to_do(&self, file: &dyn File, known: Option<&Record>, funcs: &[Func]) -> Left {
-        let policy = self.policy();
+    /// What a policy leaves to do for a file of which this is [`Self::known`].
+    pub fn left_to_do(&self, policy: &CompiledPolicy, file: &dyn File, known: Option<&Record>, funcs: &[Func]) -> Left {
         let facts = file.facts();
         let mut left = Left::NeverAnything;
         for func in funcs {

@@ -12,6 +12,7 @@ use crate::appraise::{self, Appraisal, Cause, IntegrityStatus, Requirement};
 use crate::audit::AuditRecord;
 use crate::cache::{Record, Stamp, is_settled};
 use crate::evm;
+use crate::keyring::Keyring;
 use crate::label_writes::LATELY;
 use crate::measure::{Added, Attributes, MeasureError, Measured};
 use crate::policy::{CompiledPolicy, Decision, Event, Slot};
@@ -32,11 +33,13 @@ struct Decided {
     decision: Decision,
     /// What verdicts went by then (see `Checker::trusted`).
     trusted: u32,
+    /// Whether the policy says in which algorithms labels may be written.
+    rules_labels: bool,
 }
 
 /// Step 2's result: what is still to do.
-struct Pending {
-    decided: Decided,
+struct Pending<'a> {
+    decided: &'a Decided,
     record: Record,
     measure: Option<u32>,
     appraise: bool,
@@ -44,15 +47,15 @@ struct Pending {
 }
 
 /// Step 3's result.
-struct Collected {
-    pending: Pending,
+struct Collected<'a> {
+    pending: Pending<'a>,
     label: Option<Vec<u8>>,
     digest: Digest,
 }
 
 /// Step 5's result.
-struct Appraised {
-    collected: Collected,
+struct Appraised<'a> {
+    collected: Collected<'a>,
     appraisal: Option<Appraisal>,
     /// Why EVM is not satisfied.
     evm_reason: Option<evm::Reason>,
@@ -60,7 +63,6 @@ struct Appraised {
 
 /// What step 7 comes to: why the file does not pass, with more of it for people.
 struct Concluded {
-    decided: Decided,
     cause: Option<(Cause, String)>,
     immutable: bool,
     /// Whether the file was labelled for it.
@@ -121,11 +123,11 @@ impl Checker {
         let decided = self.decide(policy, access, hook);
         policy.count(&decided.decision);
         if !self.tracing.load(Ordering::Relaxed) {
-            return self.judge(decided, access, carried, &mut None).verdict();
+            return self.judge(&decided, access, carried, &mut None).verdict();
         }
         let decision = decided.decision;
         let mut seen = Some(Seen::default());
-        let judged = self.judge(decided, access, carried, &mut seen);
+        let judged = self.judge(&decided, access, carried, &mut seen);
         let sink = self.trace.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let (Some(sink), Some(mut seen)) = (sink, seen) {
             seen.digest = seen.digest.or_else(|| self.known_digest(access.file, carried.as_ref()));
@@ -148,14 +150,13 @@ impl Checker {
     /// Steps 2 to 7, and once more if attributes changed meanwhile. `seen` takes what a trace tells of them.
     fn judge(
         &self,
-        decided: Decided,
+        decided: &Decided,
         access: &Access<'_>,
         carried: &mut Option<Record>,
         seen: &mut Option<Seen>,
     ) -> Judged {
         for _ in 1..ATTEMPTS {
-            let again = Decided { hook: decided.hook, decision: decided.decision, trusted: decided.trusted };
-            if let Some(judged) = self.attempt(again, access, carried, seen, false) {
+            if let Some(judged) = self.attempt(decided, access, carried, seen, false) {
                 return judged;
             }
         }
@@ -165,7 +166,7 @@ impl Checker {
     /// Steps 2 to 7 once; nothing where it is not the last time and should be done again.
     fn attempt(
         &self,
-        decided: Decided,
+        decided: &Decided,
         access: &Access<'_>,
         carried: &mut Option<Record>,
         seen: &mut Option<Seen>,
@@ -177,7 +178,7 @@ impl Checker {
             Ok(Err(judged)) => return Some(judged),
             Err(trouble) => return Some(self.trouble(access, hook, &Decision::default(), &trouble)),
         };
-        let decision = pending.decided.decision;
+        let keys = self.keys();
         let result = self.collect(pending, access).and_then(|collected| {
             if let Some(seen) = seen {
                 seen.label = collected.label.clone().map_or(LabelFacts::None, LabelFacts::Some);
@@ -187,9 +188,9 @@ impl Checker {
             if let Some(seen) = seen {
                 seen.entry |= entry;
             }
-            match self.blocked(&collected, access)? {
+            match blocked(&collected, access, &keys)? {
                 Some(digest) => Ok(self.refuse_content(collected, digest)),
-                None => Ok(self.appraise(collected, access)),
+                None => Ok(self.appraise(collected, access, &keys)),
             }
         });
         // Whether it is what it was before it was read.
@@ -203,7 +204,7 @@ impl Checker {
                 *carried = Some(Record { audited: record.audited || *audit, ..record.clone() });
                 self.verdict(appraised, access)
             }
-            Err(trouble) => self.trouble(access, hook, &decision, &trouble),
+            Err(trouble) => self.trouble(access, hook, &decided.decision, &trouble),
         })
     }
 
@@ -211,18 +212,18 @@ impl Checker {
     fn decide(&self, policy: &CompiledPolicy, access: &Access<'_>, hook: Hook) -> Decided {
         let facts = access.file.facts();
         let event = Event { func: hook.func, mask: hook.mask, file: &facts, subject: access.task, data: None };
-        Decided { hook, decision: policy.decide(&event), trusted: self.trusted.load(Ordering::SeqCst) }
+        let rules_labels = policy.setxattr_algorithms().is_some();
+        Decided { hook, decision: policy.decide(&event), trusted: self.trusted.load(Ordering::SeqCst), rules_labels }
     }
 
     /// Step 2: what of it is not done yet for this inode in this state. Nothing left gives the verdict at once.
-    fn remember(
+    fn remember<'a>(
         &self,
-        decided: Decided,
+        decided: &'a Decided,
         access: &Access<'_>,
         carried: Option<&Record>,
-    ) -> Result<Result<Pending, Judged>, Trouble> {
-        // A copy, as `decided` moves on into what is pending.
-        let decision = &decided.decision.clone();
+    ) -> Result<Result<Pending<'a>, Judged>, Trouble> {
+        let decision = &decided.decision;
         let appraise = decision.appraise.is_some() && self.mode() != Mode::Off;
         if decision.measure.is_none() && !appraise && decision.audit.is_none() {
             if decision.hash.is_some() {
@@ -261,7 +262,7 @@ impl Checker {
             if decision.hash.is_some() || (appraise && access.writes && !immutable) {
                 self.maintain_from(access, Some(&stamp), Some(&pending.record));
             }
-            return Ok(Err(if immutable { self.refuse_write(access, &pending.decided) } else { Judged::PASSED }));
+            return Ok(Err(if immutable { self.refuse_write(access, pending.decided) } else { Judged::PASSED }));
         }
         Ok(Ok(pending))
     }
@@ -272,7 +273,7 @@ impl Checker {
     }
 
     /// Step 3: the label, and the content's digest in the algorithm that the label names; or fs-verity's digest, whichever it is in.
-    fn collect(&self, mut pending: Pending, access: &Access<'_>) -> Result<Collected, Trouble> {
+    fn collect<'a>(&self, mut pending: Pending<'a>, access: &Access<'_>) -> Result<Collected<'a>, Trouble> {
         let label = match access.file.xattr("security.ima") {
             Ok(label) => label,
             // Without xattrs there is no label.
@@ -307,7 +308,7 @@ impl Checker {
     }
 
     /// Step 4: the entry, then the PCR; whether the entry is a new one.
-    fn measure(&self, collected: &Collected, access: &Access<'_>) -> Result<bool, Trouble> {
+    fn measure(&self, collected: &Collected<'_>, access: &Access<'_>) -> Result<bool, Trouble> {
         let Some(pcr) = collected.pending.measure else {
             return Ok(false);
         };
@@ -342,7 +343,12 @@ impl Checker {
     }
 
     /// What the template `ima` has room for, where the digest is longer.
-    fn short_digest(&self, template: &Template, collected: &Collected, file: &dyn File) -> io::Result<Option<Digest>> {
+    fn short_digest(
+        &self,
+        template: &Template,
+        collected: &Collected<'_>,
+        file: &dyn File,
+    ) -> io::Result<Option<Digest>> {
         let short = |algorithm| matches!(algorithm, HashAlgorithm::Sha1 | HashAlgorithm::Md5);
         if !template.fields.contains(&Field::D) || short(collected.digest.algorithm()) {
             return Ok(None);
@@ -377,18 +383,8 @@ impl Checker {
         Ok(Some(attributes))
     }
 
-    /// Before step 5: the digest by which the content is on the block list.
-    fn blocked(&self, collected: &Collected, access: &Access<'_>) -> Result<Option<Digest>, Trouble> {
-        if !collected.pending.appraise {
-            return Ok(None);
-        }
-        let (digest, verity) = (&collected.digest, collected.pending.record.verity);
-        let found = self.keys().blocked().find(digest, verity, |algorithm| access.file.digest(algorithm));
-        found.map_err(Trouble::Collect)
-    }
-
     /// In place of step 5: no label makes up for being on the block list. What is measured is listed as that, too.
-    fn refuse_content(&self, mut collected: Collected, digest: Digest) -> Appraised {
+    fn refuse_content<'a>(&self, mut collected: Collected<'a>, digest: Digest) -> Appraised<'a> {
         let pending = &mut collected.pending;
         if let Some(pcr) = pending.measure {
             pending.record.measured |= 1 << pcr;
@@ -402,7 +398,7 @@ impl Checker {
     }
 
     /// Step 5: the label against the content.
-    fn appraise(&self, mut collected: Collected, access: &Access<'_>) -> Appraised {
+    fn appraise<'a>(&self, mut collected: Collected<'a>, access: &Access<'_>, keys: &Keyring) -> Appraised<'a> {
         let pending = &mut collected.pending;
         if let Some(pcr) = pending.measure {
             pending.record.measured |= 1 << pcr;
@@ -424,7 +420,7 @@ impl Checker {
             // Whatever it was when it was asked about.
             access.created && empty,
             requirement,
-            &self.keys(),
+            keys,
             ask_evm,
         );
         let record = &mut collected.pending.record;
@@ -440,7 +436,7 @@ impl Checker {
     }
 
     /// Step 6: the records.
-    fn audit(&self, appraised: &Appraised, access: &Access<'_>) {
+    fn audit(&self, appraised: &Appraised<'_>, access: &Access<'_>) {
         if appraised.collected.pending.audit {
             self.audit.record(AuditRecord::Rule {
                 digest: appraised.collected.digest,
@@ -451,20 +447,20 @@ impl Checker {
     }
 
     /// Step 7: the verdict, and what is remembered of it.
-    fn verdict(&self, appraised: Appraised, access: &Access<'_>) -> Judged {
-        let hook = appraised.collected.pending.decided.hook;
-        let Concluded { decided, cause, immutable, fixed } = self.conclude(appraised, access);
+    fn verdict(&self, appraised: Appraised<'_>, access: &Access<'_>) -> Judged {
+        let decided = appraised.collected.pending.decided;
+        let Concluded { cause, immutable, fixed } = self.conclude(appraised, access);
         if let Some((cause, detail)) = cause {
-            return self.fail(access, hook, &decided.decision, cause, detail, fixed);
+            return self.fail(access, decided.hook, &decided.decision, cause, detail, fixed);
         }
         if decided.decision.appraise.is_some() && immutable && access.writes && self.mode() != Mode::Off {
-            return self.refuse_write(access, &decided);
+            return self.refuse_write(access, decided);
         }
         Judged::PASSED
     }
 
     /// What the steps before come to, and what is remembered of it; nothing is recorded yet.
-    fn conclude(&self, appraised: Appraised, access: &Access<'_>) -> Concluded {
+    fn conclude(&self, appraised: Appraised<'_>, access: &Access<'_>) -> Concluded {
         let Appraised { collected, appraisal, evm_reason } = appraised;
         let Pending { decided, mut record, audit, .. } = collected.pending;
         record.audited |= audit;
@@ -504,6 +500,7 @@ impl Checker {
             let unchanged = record.stamp.changed + LATELY.as_nanos().cast_signed() < access.now;
             if cause.is_none()
                 && !fixed
+                && decided.rules_labels
                 && let Some(algorithm) =
                     self.label_not_to_be_written(access.file.id(), collected.label.as_deref(), unchanged)
             {
@@ -531,7 +528,7 @@ impl Checker {
             cause = Some(Cause::Writers);
             detail = "it was open for writing, or changed, while it was judged".into();
         }
-        Concluded { decided, cause: cause.map(|cause| (cause, detail)), immutable, fixed }
+        Concluded { cause: cause.map(|cause| (cause, detail)), immutable, fixed }
     }
 
     /// Does for a hook what it asks for ahead of it, where the kernel will come to it without asking again: the file is measured
@@ -542,14 +539,14 @@ impl Checker {
     pub fn ahead(&self, access: &Access<'_>, hook: Hook) -> Result<(), Cause> {
         let policy = self.policy();
         let decided = self.decide(&policy, access, hook);
-        let pending = match self.remember(decided, access, None) {
+        let pending = match self.remember(&decided, access, None) {
             Ok(Ok(pending)) => pending,
             Ok(Err(judged)) => return judged.cause.map_or(Ok(()), Err),
             Err(trouble) => return Err(trouble.cause()),
         };
         let collected = self.collect(pending, access).map_err(|trouble| trouble.cause())?;
         self.measure(&collected, access).map_err(|_| Cause::MeasureFailed)?;
-        let appraised = self.appraise(collected, access);
+        let appraised = self.appraise(collected, access, &self.keys());
         access.file.look_again();
         self.audit(&appraised, access);
         self.conclude(appraised, access).cause.map_or(Ok(()), |(cause, _)| Err(cause))
@@ -656,9 +653,18 @@ impl Checker {
     }
 }
 
+/// Before step 5: the digest by which the content is on the block list.
+fn blocked(collected: &Collected<'_>, access: &Access<'_>, keys: &Keyring) -> Result<Option<Digest>, Trouble> {
+    if !collected.pending.appraise {
+        return Ok(None);
+    }
+    let (digest, verity) = (&collected.digest, collected.pending.record.verity);
+    keys.blocked().find(digest, verity, |algorithm| access.file.digest(algorithm)).map_err(Trouble::Collect)
+}
+
 /// Whether what runs code is not in the state any more that it was judged in, though nobody can write to it and its content has the
 /// same times: it is the new state that counts.
-fn attributes_changed(appraised: &Appraised, access: &Access<'_>) -> bool {
+fn attributes_changed(appraised: &Appraised<'_>, access: &Access<'_>) -> bool {
     let Pending { decided, record, .. } = &appraised.collected.pending;
     let content = |stamp: &Stamp| (stamp.size, stamp.modified);
     appraised.appraisal.is_some()

@@ -163,7 +163,7 @@ impl Bench {
     }
 
     fn left(&self, file: &Fake, func: Func) -> Left {
-        self.checker.left_to_do(file, self.checker.known(file).as_ref(), &[func])
+        self.checker.left_to_do(&self.checker.policy(), file, self.checker.known(file).as_ref(), &[func])
     }
 
     fn done(&self, file: &Fake) -> bool {

@@ -3,6 +3,7 @@
 use super::block;
 use super::{CompiledPolicy, FileFacts, Flags, Slot};
 use imara_format::policy::{AlgorithmSet, Class, Func, TemplateName};
+use smallvec::SmallVec;
 
 /// What anybody could make a policy decide for a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +11,7 @@ pub struct Possible {
     /// Whether every subject gets the same decision.
     pub uniform: bool,
     /// The do-rules that decide their class for some subject, in their order.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: SmallVec<[Outcome; 3]>,
     /// All flags that some subject could get.
     pub flags: Flags,
 }
@@ -45,7 +46,7 @@ impl CompiledPolicy {
 
     /// The same, for one access where it is known.
     pub fn possible_with(&self, func: Func, mask: Option<u8>, file: &FileFacts<'_>) -> Possible {
-        let mut possible = Possible { uniform: true, outcomes: Vec::new(), flags: Flags::default() };
+        let mut possible = Possible { uniform: true, outcomes: SmallVec::new(), flags: Flags::default() };
         let mut open = self.done;
         for block in &self.blocks {
             let unsure = block.asking_more(func) | if mask.is_none() { block.asking_mask(func) } else { 0 };

@@ -143,6 +143,8 @@ fn opens_and_executions(directory: &Path, rows: &mut Rows, rounds: usize, one_cp
         bare = after;
 
         let listener = subject::floor(place);
+        // As cold as they are under the guard.
+        floor_first.0.push(work::open_each(&work.digests));
         let floor = work.again();
         drop(listener);
         let after = work.again();
@@ -150,7 +152,6 @@ fn opens_and_executions(directory: &Path, rows: &mut Rows, rounds: usize, one_cp
         floor_one.0.push(floor.one / beside.one);
         floor_each.0.push(floor.each / beside.each);
         floor_execute.0.push(floor.execute / beside.execute);
-        floor_first.0.push(floor.each);
         bare = after;
 
         if let Ok(fapolicyd) = &fapolicyd

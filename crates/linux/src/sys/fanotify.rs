@@ -110,13 +110,11 @@ impl EventBuffer {
 /// Reads into an aligned buffer; what was read comes back as bytes.
 fn read_into<'a>(group: &OwnedFd, buffer: &'a mut EventBuffer) -> io::Result<&'a [u8]> {
     let room = size_of_val(buffer.0.as_slice());
-    // SAFETY: the kernel writes at most `room` bytes into a buffer that is that large.
-    let read = unsafe { libc::read(group.as_raw_fd(), buffer.0.as_mut_ptr().cast(), room) };
-    let Ok(read) = usize::try_from(read) else {
-        return Err(io::Error::last_os_error());
-    };
-    // SAFETY: the buffer is initialised, larger than `read` bytes, and u64 has no padding.
-    Ok(unsafe { std::slice::from_raw_parts(buffer.0.as_ptr().cast::<u8>(), read) })
+    // SAFETY: the buffer is initialised, that large, and u64 has no padding.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.0.as_mut_ptr().cast::<u8>(), room) };
+    // Not libc's, which makes ready to be cancelled first.
+    let read = rustix::io::read(group, &mut *bytes)?;
+    Ok(&bytes[..read])
 }
 
 /// A record, split.
@@ -361,12 +359,11 @@ impl PermissionGroup {
     }
 
     fn answer_number(&self, fd: RawFd, allow: bool) -> io::Result<()> {
-        let response = libc::fanotify_response { fd, response: if allow { libc::FAN_ALLOW } else { libc::FAN_DENY } };
-        // SAFETY: reads the size of a plain struct from one.
-        let written = unsafe {
-            libc::write(self.group.as_raw_fd(), (&raw const response).cast(), size_of::<libc::fanotify_response>())
-        };
-        if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        // struct fanotify_response of include/uapi/linux/fanotify.h.
+        let mut response = [0; 8];
+        response[..4].copy_from_slice(&fd.to_ne_bytes());
+        response[4..].copy_from_slice(&if allow { libc::FAN_ALLOW } else { libc::FAN_DENY }.to_ne_bytes());
+        Ok(rustix::io::write(&self.group, &response).map(drop)?)
     }
 }
 

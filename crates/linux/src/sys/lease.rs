@@ -15,8 +15,9 @@ const F_SETOWN_EX: libc::c_int = 15;
 const F_OWNER_TID: libc::c_int = 0;
 
 fn fcntl(file: BorrowedFd<'_>, command: libc::c_int, argument: libc::c_int) -> io::Result<()> {
+    // libc's looks for commands that it has to prepare; these are none.
     // SAFETY: these commands take an integer and touch no memory of ours.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, argument) };
+    let result = unsafe { libc::syscall(libc::SYS_fcntl, file.as_raw_fd(), command, argument) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -14,6 +14,7 @@ use imara_engine::cache::InodeId;
 use imara_engine::check::{Access, File, Hook, Task, Verdict};
 use imara_format::policy::Func;
 use rustix::fs::{FileType, Stat};
+use smallvec::SmallVec;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TrySendError};
@@ -163,7 +164,7 @@ impl Shared {
         let interpreter = self.interpreters.read().unwrap_or_else(PoisonError::into_inner).get(&file.id())
             == Some(&stamp(&file.stat));
         let executes = event.mask.contains(Mask::OPEN_EXEC) && !interpreter;
-        let mut hooks = Vec::with_capacity(6);
+        let mut hooks = SmallVec::<[Hook; 6]>::new();
         if executes {
             hooks.push(Hook { func: Func::BprmCheck, mask: MAY_EXEC });
             hooks.push(Hook { func: Func::CredsCheck, mask: MAY_EXEC });
@@ -211,7 +212,7 @@ impl Shared {
             let _ = self.checker.refresh(&file);
         }
         let access = Access { file: &file, task: &task, created, writes, now };
-        let verdict = self.checker.check(&access, &hooks);
+        let verdict = self.checker.check_by(&policy, &access, &hooks);
         if verdict == Verdict::Allow {
             if executes {
                 self.note_interpreter(&file, &access, generation);
@@ -220,7 +221,7 @@ impl Shared {
                 self.put_verdict(event, &file, &access, look, &hooks);
             }
             if !writes && superblock.lane.is_none() {
-                self.let_pass(&file, superblock, interpreter, generation);
+                self.let_pass(&file, superblock, &policy, interpreter, (generation, now));
             }
         }
         // What it runs now, before it is let go on.

@@ -2,9 +2,10 @@
 
 use super::Shared;
 use super::superblocks::Superblock;
-use crate::opened::{OpenedFile, now, stamp};
+use crate::opened::{OpenedFile, stamp};
 use crate::sys::fanotify::Mask;
 use crate::sys::lease;
+use imara_engine::active_policy::ActivePolicy;
 use imara_engine::check::{Checker, Content, File, Left};
 use imara_format::policy::Func;
 use std::io;
@@ -13,17 +14,23 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 impl Shared {
-    /// Tells the kernel not to ask again, where that is safe.
-    pub(super) fn let_pass(&self, file: &OpenedFile<'_>, superblock: &Superblock, interpreter: bool, generation: u64) {
+    /// Tells the kernel not to ask again about what was judged by a policy, where that is safe.
+    pub(super) fn let_pass(
+        &self,
+        file: &OpenedFile<'_>,
+        superblock: &Superblock,
+        policy: &ActivePolicy,
+        interpreter: bool,
+        (generation, now): (u64, i128),
+    ) {
         // The state that was judged: owner and group are in it as well.
         let before = stamp(&file.stat);
         // Changes that are not told could not take the mark back.
         if self.ask_always.load(Ordering::SeqCst) || superblock.told.is_none() {
             return;
         }
-        let policy = self.checker.policy();
-        let wanted = self.wanted_on(&policy, superblock);
-        let opened: &[Func] = if file.mappable(&policy) {
+        let wanted = self.wanted_on(policy, superblock);
+        let opened: &[Func] = if file.mappable(policy) {
             &[Func::FileCheck, Func::MmapCheck, Func::MmapCheckReqprot]
         } else {
             &[Func::FileCheck]
@@ -33,11 +40,11 @@ impl Shared {
         let mut mask = Mask::NONE;
         let mut content_matters = false;
         for (funcs, kind) in [(opened, Mask::OPEN), (executed, Mask::OPEN_EXEC)] {
-            // What nobody asks about need not be ignored, and the kernel would look at the mark all the same.
-            if !wanted.contains(kind) {
+            // What nobody asks about, or can do, need not be ignored, and the kernel would look at the mark all the same.
+            if !wanted.contains(kind) || kind == Mask::OPEN_EXEC && !file.is_executable() {
                 continue;
             }
-            match self.checker.left_to_do(file, known.as_ref(), funcs) {
+            match self.checker.left_to_do(policy, file, known.as_ref(), funcs) {
                 Left::NeverAnything => mask = mask.and(kind),
                 Left::Nothing => {
                     mask = mask.and(kind);
@@ -61,7 +68,7 @@ impl Shared {
                 return;
             }
             // What root writes unasked is told by the content's times.
-            self.checker.maintain_unasked(file.id(), Content::of(file, &before, now()), known.as_ref());
+            self.checker.maintain_unasked(file.id(), Content::of(file, &before, now), known.as_ref());
         }
         let leased = content_matters && !file.root_only();
         if leased {

@@ -195,7 +195,9 @@ impl Shared {
                 .filter(|(bits, _)| passed.contains(*bits))
                 .flat_map(|(_, funcs)| funcs.iter().copied())
                 .collect();
-            if self.checker.left_to_do(file, self.checker.known(file).as_ref(), &asked) != Left::Something {
+            if self.checker.left_to_do(&self.checker.policy(), file, self.checker.known(file).as_ref(), &asked)
+                != Left::Something
+            {
                 passed = passed.and(Bits::EVERYBODY);
             }
         }

@@ -105,18 +105,23 @@ impl Unanswered {
 impl Shared {
     /// Milliseconds since the guard began, for [`Progress`].
     pub(super) fn elapsed(&self) -> u64 {
-        self.begun.elapsed().as_millis() as u64
+        self.since_begun(Instant::now())
+    }
+
+    fn since_begun(&self, then: Instant) -> u64 {
+        then.duration_since(self.begun).as_millis() as u64
     }
 
     /// Takes up an event that is not answered at once.
     pub(super) fn take_up(&self, event: PermissionEvent, group: &Arc<PermissionGroup>) -> Arc<Asked> {
         let number = self.unanswered.next.fetch_add(1, Ordering::Relaxed);
+        let arrived = Instant::now();
         let asked = Asked {
             event,
             group: Arc::clone(group),
             number,
-            arrived: Instant::now(),
-            progress: Progress(AtomicU64::new(self.elapsed())),
+            arrived,
+            progress: Progress(AtomicU64::new(self.since_begun(arrived))),
             follows: OnceLock::new(),
             answered: AtomicBool::new(false),
         };
@@ -203,8 +208,8 @@ impl Default for UnderWay {
 #[derive(Debug)]
 struct Waiting {
     events: VecDeque<Arc<Asked>>,
-    /// That of the one that is decided on.
-    progress: Arc<Progress>,
+    /// The one that is decided on: whose progress, once there are others, is theirs.
+    present: Arc<Asked>,
 }
 
 impl UnderWay {
@@ -214,12 +219,11 @@ impl UnderWay {
         let asked = question.asked.as_ref()?;
         let mut shard = self.0.shard(&id);
         if let Some(waiting) = shard.get_mut(&id) {
-            asked.follow(&waiting.progress);
+            asked.follow(waiting.present.follows.get_or_init(Arc::default));
             waiting.events.extend(question.asked.take());
             return None;
         }
-        let progress = Arc::clone(asked.follows.get_or_init(Arc::default));
-        shard.insert(id, Waiting { events: VecDeque::new(), progress });
+        shard.insert(id, Waiting { events: VecDeque::new(), present: Arc::clone(asked) });
         Some((question, Deciding { id, shared, over: false }))
     }
 }
@@ -236,12 +240,17 @@ impl<'a> Deciding<'a> {
     /// The next event of this file that came meanwhile.
     pub(super) fn next(&mut self) -> Option<Question<'a>> {
         let mut shard = self.shared.under_way.0.shard(&self.id);
-        let next = shard.get_mut(&self.id).and_then(|waiting| waiting.events.pop_front());
-        if next.is_none() {
-            shard.remove(&self.id);
-            self.over = true;
-        }
-        next.map(|asked| Question { asked: Some(asked), shared: self.shared })
+        let next = shard.get_mut(&self.id).and_then(|waiting| {
+            let next = waiting.events.pop_front()?;
+            let before = std::mem::replace(&mut waiting.present, Arc::clone(&next));
+            Some((next, before))
+        });
+        self.over = next.is_none();
+        let ended = if self.over { shard.remove(&self.id) } else { None };
+        // Before their descriptors are closed, which a file system can make last.
+        drop(shard);
+        drop(ended);
+        next.map(|(asked, _)| Question { asked: Some(asked), shared: self.shared })
     }
 }
 

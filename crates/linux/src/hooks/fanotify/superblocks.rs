@@ -11,8 +11,9 @@ use crate::mounts::{self, Filesystem, Mount};
 use crate::sys::fanotify::Mask;
 use crate::sys::identity::{self, Handle};
 use imara_engine::active_policy::ActivePolicy;
+use imara_engine::lock::Numbers;
 use imara_engine::policy::FileFacts;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -269,9 +270,9 @@ fn root_of(directory: BorrowedFd<'_>) -> io::Result<Root> {
 #[derive(Debug, Default)]
 pub(super) struct Superblocks {
     /// By the number in mountinfo.
-    all: RwLock<HashMap<u64, Arc<Superblock>>>,
+    all: RwLock<Numbers<u64, Arc<Superblock>>>,
     /// By the number that stat(2) shows for its files.
-    by_stat: RwLock<HashMap<u64, Arc<Superblock>>>,
+    by_stat: RwLock<Numbers<u64, Arc<Superblock>>>,
 }
 
 impl Superblocks {
@@ -313,7 +314,7 @@ impl Superblocks {
     }
 
     /// While this is held no file system is met for the first time.
-    pub(super) fn hold(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u64, Arc<Superblock>>> {
+    pub(super) fn hold(&self) -> std::sync::RwLockReadGuard<'_, Numbers<u64, Arc<Superblock>>> {
         self.by_stat.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
