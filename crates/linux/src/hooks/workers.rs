@@ -220,7 +220,9 @@ impl<S: Service> Shared<S> {
             }
             self.leader_events.fetch_add(1, Ordering::SeqCst);
             let more = jobs.len().min(state.idle);
-            state.queue.append(&mut jobs);
+            if !jobs.is_empty() {
+                state.queue.append(&mut jobs);
+            }
             drop(state);
             for _ in 0..more {
                 self.wake.notify_one();

@@ -16,9 +16,9 @@ use rustix::event::{PollFd, PollFlags};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Threads for one file system with a group of its own: at the start, and at most.
 const FOREIGN_THREADS: (usize, usize) = (2, 4);
@@ -66,13 +66,34 @@ pub(super) struct Reader {
     group: Arc<PermissionGroup>,
     events: usize,
     buffer: Mutex<EventBuffer>,
+    stranger: Stranger,
+}
+
+/// Who asked last and is none of ours, in the millisecond when that was found out: until its end no thread of ours can have got
+/// that number, as the kernel gives out all others first.
+#[derive(Debug, Default)]
+struct Stranger(AtomicU64);
+
+impl Stranger {
+    fn of(tid: i32, millisecond: u64) -> u64 {
+        u64::from(tid.cast_unsigned()) << 32 | millisecond & 0xffff_ffff
+    }
+
+    fn is(&self, tid: i32, millisecond: u64) -> bool {
+        tid > 0 && self.0.load(Ordering::Relaxed) == Self::of(tid, millisecond)
+    }
+
+    fn remember(&self, tid: i32, millisecond: u64) {
+        self.0.store(Self::of(tid, millisecond), Ordering::Relaxed);
+    }
 }
 
 impl Reader {
     /// Reads up to about `events` at a time.
     pub(super) fn new(shared: &Arc<Shared>, group: &Arc<PermissionGroup>, events: usize) -> Self {
         let buffer = Mutex::new(EventBuffer::new(events));
-        Self { shared: Arc::clone(shared), group: Arc::clone(group), events, buffer }
+        let (shared, group) = (Arc::clone(shared), Arc::clone(group));
+        Self { shared, group, events, buffer, stranger: Stranger::default() }
     }
 
     fn read_into(&self, buffer: &mut EventBuffer, jobs: &mut VecDeque<Arc<Asked>>) -> io::Result<()> {
@@ -80,12 +101,15 @@ impl Reader {
         self.group.read(buffer, |told| match told {
             Told::Asked(event) => {
                 counters.events.fetch_add(1, Ordering::Relaxed);
-                if self.shared.is_exempt(event.tid) {
+                let arrived = Instant::now();
+                let millisecond = self.shared.since_begun(arrived);
+                if !self.stranger.is(event.tid, millisecond) && self.shared.is_exempt(event.tid) {
                     counters.exempt.fetch_add(1, Ordering::Relaxed);
                     // ENOENT: the thread was killed while it waited.
                     let _ = self.group.answer(event.file.as_fd(), true);
                 } else {
-                    jobs.push_back(self.shared.take_up(event, &self.group));
+                    self.stranger.remember(event.tid, millisecond);
+                    jobs.push_back(self.shared.take_up(event, &self.group, arrived));
                 }
             }
             Told::Overflow => {

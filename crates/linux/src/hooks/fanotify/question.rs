@@ -108,14 +108,13 @@ impl Shared {
         self.since_begun(Instant::now())
     }
 
-    fn since_begun(&self, then: Instant) -> u64 {
+    pub(super) fn since_begun(&self, then: Instant) -> u64 {
         then.duration_since(self.begun).as_millis() as u64
     }
 
     /// Takes up an event that is not answered at once.
-    pub(super) fn take_up(&self, event: PermissionEvent, group: &Arc<PermissionGroup>) -> Arc<Asked> {
+    pub(super) fn take_up(&self, event: PermissionEvent, group: &Arc<PermissionGroup>, arrived: Instant) -> Arc<Asked> {
         let number = self.unanswered.next.fetch_add(1, Ordering::Relaxed);
-        let arrived = Instant::now();
         let asked = Asked {
             event,
             group: Arc::clone(group),
