@@ -3,6 +3,7 @@
 //! Unsafe code lives in [`sys`] alone, one system call family a file.
 #![deny(unsafe_code)]
 
+pub mod attribute_writer;
 pub mod evm_key;
 pub mod files;
 pub mod hooks;

@@ -1,5 +1,6 @@
 //! The file and the task behind an event, as the engine asks about them; each answer is looked up once at most.
 
+use crate::attribute_writer::AttributeWriter;
 use crate::files::{self, Xattr};
 use crate::inode;
 use crate::mounts::{self, Filesystem};
@@ -82,6 +83,10 @@ pub struct OpenedFile<'a> {
     steady: bool,
     /// Asked between two pieces of a large file: whoever ends the guard does not wait until it has been read.
     goes_on: Option<&'a dyn Fn() -> bool>,
+    /// Who writes its attributes, where that must not be waited for.
+    writer: Option<&'a Arc<AttributeWriter>>,
+    /// Whether its label has not followed its content because it could not be written.
+    label_is_late: bool,
 }
 
 impl<'a> OpenedFile<'a> {
@@ -110,6 +115,8 @@ impl<'a> OpenedFile<'a> {
             content: RefCell::default(),
             steady: false,
             goes_on: None,
+            writer: None,
+            label_is_late: false,
         })
     }
 
@@ -133,7 +140,21 @@ impl<'a> OpenedFile<'a> {
             content: RefCell::default(),
             steady: false,
             goes_on: Some(goes_on),
+            writer: None,
+            label_is_late: false,
         }
+    }
+
+    /// Its attributes are written by `writer`, whom nobody waits for when the file system is frozen.
+    #[must_use]
+    pub(crate) const fn written_by(mut self, writer: &'a Arc<AttributeWriter>) -> Self {
+        self.writer = Some(writer);
+        self
+    }
+
+    /// Its label has not followed its content, as it could not be written.
+    pub(crate) const fn judge_without_label(&mut self) {
+        self.label_is_late = true;
     }
 
     /// Keeps whoever would write to it waiting, from here on for as long as its descriptor is open; whose waiting is told to
@@ -380,12 +401,26 @@ impl File for OpenedFile<'_> {
 
     fn set_xattr(&self, name: &str, value: &[u8]) -> io::Result<()> {
         self.forget_stamp();
-        files::set_xattr(self.file, name, value)
+        match self.writer {
+            Some(writer) => writer.set(self.file, name, value),
+            None => files::set_xattr(self.file, name, value),
+        }
     }
 
     fn remove_xattr(&self, name: &str) -> io::Result<()> {
         self.forget_stamp();
-        files::remove_xattr(self.file, name).map(drop)
+        match self.writer {
+            Some(writer) => writer.remove(self.file, name),
+            None => files::remove_xattr(self.file, name).map(drop),
+        }
+    }
+
+    fn writes_wait(&self) -> bool {
+        self.writer.is_some_and(|writer| writer.waits())
+    }
+
+    fn label_is_late(&self) -> bool {
+        self.label_is_late
     }
 
     fn inode(&self) -> io::Result<InodeMetadata> {

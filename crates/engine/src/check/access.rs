@@ -30,7 +30,7 @@ pub trait File {
     /// Writes an extended attribute.
     ///
     /// # Errors
-    /// What setxattr(2) says.
+    /// What setxattr(2) says; `TimedOut` where it says nothing for too long, and the attribute may be written later.
     fn set_xattr(&self, name: &str, value: &[u8]) -> io::Result<()>;
     /// Removes an extended attribute.
     ///
@@ -97,6 +97,16 @@ pub trait File {
     /// The same after its content was read, where the one who asks may know that a look will find nothing new.
     fn was_read(&self) {
         self.look_again();
+    }
+    /// Whether nobody waits for its attributes to be written, as its file system takes no changes now (it is frozen): who writes one
+    /// all the same is told `TimedOut`.
+    fn writes_wait(&self) -> bool {
+        false
+    }
+    /// Whether its label would have followed its content by now, had it been possible to write it ([`super::Checker::refresh`]
+    /// said `TimedOut`).
+    fn label_is_late(&self) -> bool {
+        false
     }
     /// Whether every change shows in its times, stores through mappings included.
     fn times_tell(&self) -> bool;

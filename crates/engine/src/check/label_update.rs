@@ -11,6 +11,9 @@
 //! Until then the verdict by which a writer was let in stands for whoever opens the file, as in the kernel: the label is behind the
 //! content, and it would be wrong to ask it. A new file has no label before that, and whoever opens it passes as its maker did.
 //!
+//! Nobody waits for a file system that takes no changes, as one that is frozen does: whoever opens the file then goes by the label
+//! that it would have by now, as long as the content is the one that this was made of. The file is followed until it is written.
+//!
 //! Source: `ima_check_last_writer`, security/integrity/ima/ima_main.c; `ima_update_xattr`, security/integrity/ima/ima_appraise.c.
 
 use super::steps::{ATTEMPTS, SIGNATURE};
@@ -32,8 +35,8 @@ pub(super) struct Followed {
     /// From which content on; `None` for whatever it is.
     since: Option<Content>,
     verdict: Option<Verdict>,
-    /// The verdict by the label that is just being written.
-    coming: Option<Box<Verdict>>,
+    /// The label that is just being written, or as soon as that is possible.
+    coming: Option<Box<Coming>>,
     /// How often it was to be followed: a label that is written when somebody has come meanwhile may be behind again.
     times: u16,
     /// Whether writers may come without being asked about, so that it must be followed even if nothing has changed by now.
@@ -45,8 +48,17 @@ pub(super) struct Followed {
 impl Followed {
     /// Whether it is new, and the verdicts that stand for it.
     fn verdicts(&self) -> (bool, [Option<Verdict>; 2]) {
-        (self.new, [self.verdict, self.coming.as_deref().copied()])
+        (self.new, [self.verdict, self.coming.as_deref().map(|coming| coming.verdict)])
     }
+}
+
+/// A label that is being written.
+#[derive(Clone, Copy, Debug)]
+struct Coming {
+    /// The verdict by it.
+    verdict: Verdict,
+    /// What it was made of.
+    content: Option<Content>,
 }
 
 /// How much of the digest is kept: enough to tell that the label is another, and there may be as many of these as files.
@@ -215,7 +227,7 @@ impl Checker {
     /// Writes the digest of a file's content into its label, if that is to follow the content and the last writer has gone.
     ///
     /// # Errors
-    /// What reading the file or writing the label says.
+    /// What reading the file or writing the label says: with `TimedOut` it goes on being followed, and [`File::label_is_late`].
     pub fn refresh(&self, file: &dyn File) -> io::Result<bool> {
         self.update_label(file, false)
     }
@@ -249,11 +261,17 @@ impl Checker {
         {
             return Ok(false);
         }
-        let result = self.follow(file);
+        if file.writes_wait() && self.is_coming(id, |coming| now.is_some() && coming.content == now) {
+            // It has been looked at, and there is no need to read it again.
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let result = self.follow(file, now);
         let mut shard = self.maintained.shard(&id);
         if let Entry::Occupied(mut entry) = shard.entry(id) {
             let followed = entry.get_mut();
             match result {
+                // Until it is written.
+                Err(ref error) if error.kind() == io::ErrorKind::TimedOut => {}
                 // A notice that came late, say: what is let pass unasked stays so.
                 Ok(false) if followed.unasked && followed.times == times => {
                     let same = |since: Content| now.filter(|now| !since.may_be_another(now, false));
@@ -263,7 +281,7 @@ impl Checker {
                 Ok(true) => {
                     followed.new = false;
                     if let Some(coming) = followed.coming.take() {
-                        followed.verdict = Some(*coming);
+                        followed.verdict = Some(coming.verdict);
                     }
                 }
                 Ok(false) | Err(_) => followed.coming = None,
@@ -273,7 +291,7 @@ impl Checker {
     }
 
     /// Whether the label was behind the content, and has been written.
-    fn follow(&self, file: &dyn File) -> io::Result<bool> {
+    fn follow(&self, file: &dyn File, content: Option<Content>) -> io::Result<bool> {
         let id = file.id();
         let label = file.xattr("security.ima")?;
         if label.as_deref().and_then(<[u8]>::first) == Some(&SIGNATURE) {
@@ -295,14 +313,31 @@ impl Checker {
             None => false,
         };
         if unchanged {
+            if let Some(evm) = &self.evm
+                && self.is_coming(id, |coming| label.as_deref().is_some_and(|label| coming.verdict.is_by(label)))
+            {
+                // Ours, which was written after nobody waited for it any more.
+                let _ = evm.relabel(file);
+            }
             return Ok(false);
         }
         if let Some(followed) = self.maintained.shard(&id).get_mut(&id) {
-            followed.coming = Verdict::by(&now, self.trusted_now()).map(Box::new);
+            let coming = |verdict| Box::new(Coming { verdict, content });
+            followed.coming = Verdict::by(&now, self.trusted_now()).map(coming);
         }
         self.write_label(file, &now)?;
         self.cache.forget(id);
         Ok(true)
+    }
+
+    fn is_coming(&self, id: InodeId, is: impl FnOnce(&Coming) -> bool) -> bool {
+        self.maintained.shard(&id).get(&id).and_then(|followed| followed.coming.as_deref()).is_some_and(is)
+    }
+
+    /// The label of a file whose content has this digest and whose label is late.
+    pub(super) fn late_label(&self, id: InodeId, digest: &Digest) -> Option<Vec<u8>> {
+        let label = label::encode_digest(digest);
+        self.is_coming(id, |coming| coming.verdict.is_by(&label)).then_some(label)
     }
 
     /// Writes a digest label; EVM's follows, whatever it was.

@@ -50,6 +50,8 @@ struct Pending<'a> {
 struct Collected<'a> {
     pending: Pending<'a>,
     label: Option<Vec<u8>>,
+    /// Whether that is its first one and late, so that there is nothing yet that EVM protects.
+    first: bool,
     digest: Digest,
 }
 
@@ -292,6 +294,8 @@ impl Checker {
             None => {
                 // Only for an entry of the one template that has no room for its digest the label is not looked at.
                 let named = decision.appraise.is_some() || !self.template_of(decision).is_legacy();
+                // One that is late would be in the default hash.
+                let named = named && !access.file.label_is_late();
                 let algorithm = label.as_deref().filter(|_| named).and_then(label::algorithm_of);
                 self.counters.collected.fetch_add(1, Ordering::Relaxed);
                 let digest = access.file.digest(algorithm.unwrap_or(self.log.hash()));
@@ -304,7 +308,9 @@ impl Checker {
             }
         };
         (pending.record.collected, pending.record.verity) = (Some(digest), verity);
-        Ok(Collected { pending, label, digest })
+        let late = access.file.label_is_late().then(|| self.late_label(access.file.id(), &digest)).flatten();
+        let first = late.is_some() && label.is_none();
+        Ok(Collected { pending, label: late.or(label), first, digest })
     }
 
     /// Step 4: the entry, then the PCR; whether the entry is a new one.
@@ -409,8 +415,8 @@ impl Checker {
         let requirement = pending.decided.decision.flags.requirement();
         let mut judged = None;
         let ask_evm = || match &self.evm {
-            Some(evm) => judged.insert(evm.judge(access.file, access.now)).status,
-            None => IntegrityStatus::Unknown,
+            Some(evm) if !collected.first => judged.insert(evm.judge(access.file, access.now)).status,
+            Some(_) | None => IntegrityStatus::Unknown,
         };
         let empty = collected.pending.record.stamp.size == 0;
         let appraisal = appraise::appraise(

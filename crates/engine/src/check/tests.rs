@@ -1,6 +1,7 @@
 //! Every step, on a file in memory.
 
 mod label_update;
+mod late_labels;
 mod verity;
 
 use super::steps::ATTEMPTS;
@@ -31,6 +32,9 @@ struct Fake {
     /// How often its attributes change while it is hashed.
     unsteady: Cell<u32>,
     verity: Cell<Option<Digest>>,
+    /// Whether its file system takes no changes, and whether its label is late for that.
+    frozen: Cell<bool>,
+    late: Cell<bool>,
 }
 
 impl Fake {
@@ -44,6 +48,8 @@ impl Fake {
             hashed: Cell::new(0),
             unsteady: Cell::new(0),
             verity: Cell::default(),
+            frozen: Cell::new(false),
+            late: Cell::new(false),
         }
     }
 
@@ -72,6 +78,9 @@ impl File for Fake {
         Ok(self.label.borrow().clone().filter(|_| name == "security.ima"))
     }
     fn set_xattr(&self, _: &str, value: &[u8]) -> io::Result<()> {
+        if self.frozen.get() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         *self.label.borrow_mut() = Some(value.to_vec());
         Ok(())
     }
@@ -95,6 +104,12 @@ impl File for Fake {
     }
     fn nobody_writes(&self) -> Option<bool> {
         Some(!self.writers.get())
+    }
+    fn writes_wait(&self) -> bool {
+        self.frozen.get()
+    }
+    fn label_is_late(&self) -> bool {
+        self.late.get()
     }
     fn times_tell(&self) -> bool {
         true

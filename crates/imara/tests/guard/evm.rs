@@ -19,7 +19,7 @@ fn master() -> Vec<u8> {
 }
 
 /// A master key and EVM's key below it, in a session keyring of this thread and of what it starts.
-fn evm_key(test: &str, scratch: &Scratch) -> bool {
+pub fn evm_key(test: &str, scratch: &Scratch) -> bool {
     let made = keys::join_new_session()
         .and_then(|_| keys::add(KeyType::User, Some(b"kmk"), &master(), SESSION_KEYRING))
         .and_then(|_| {
@@ -55,11 +55,11 @@ fn evm_label(path: &Path) -> Option<Vec<u8>> {
     imara_linux::files::xattr(fs::File::open(path).unwrap(), "security.evm").unwrap()
 }
 
-fn hmac(path: &Path) {
+pub fn hmac(path: &Path) {
     must(command(IMARA).args(["evm", "hmac", "--write", "--quiet", "--key-hex", KEY]).arg(path));
 }
 
-fn verifies(path: &Path) -> bool {
+pub fn verifies(path: &Path) -> bool {
     output(command(IMARA).args(["evm", "verify", "--quiet", "--key-hex", KEY]).arg(path)).unwrap().status.success()
 }
 

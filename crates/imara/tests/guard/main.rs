@@ -9,6 +9,7 @@ mod appraisal;
 mod evm;
 mod failure;
 mod frozen;
+mod frozen_file_system;
 mod keyrings;
 mod live_policy;
 mod matrix;

@@ -7,11 +7,13 @@ use crate::process;
 use crate::sys::fanotify::{Change, EventBuffer, FileHandle};
 use crate::sys::identity::{self, Handle};
 use imara_engine::cache::InodeId;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A file whose labels are to follow.
 pub(super) struct Relabel {
@@ -122,27 +124,77 @@ impl Shared {
 
     /// A thread's life: has digest labels follow what was written, and EVM's what was done to attributes.
     pub(super) fn refresh_labels(&self, files: &Receiver<Relabel>) {
+        let mut late = Late::default();
         while !self.stopping.load(Ordering::Relaxed) {
-            let Ok(Relabel { superblock, handle, follows }) = files.recv_timeout(std::time::Duration::from_millis(500))
-            else {
-                continue;
-            };
-            // Our own open passes. A file that cannot be read or labelled is judged as it is.
-            let Ok(file) = superblock.open(&handle) else {
-                continue;
-            };
-            let Ok(opened) = OpenedFile::on(file.as_fd(), Arc::clone(&superblock.filesystem)) else {
-                continue;
-            };
-            match follows {
-                Follows::Content => drop(self.checker.refresh_after_close(&opened)),
-                Follows::Attributes { pid } => {
-                    // One that has ended meanwhile is not known any more.
-                    let credentials = process::credentials(pid).ok();
-                    let who = credentials.map(|credentials| process::identity(pid, &credentials));
-                    self.checker.attributes_changed(&opened, who, now());
+            if let Ok(file) = files.recv_timeout(LOOK) {
+                late.extend(self.relabel(file));
+            }
+            if late.is_due() {
+                for file in late.take() {
+                    late.extend(self.relabel(file));
                 }
             }
         }
+    }
+
+    /// Has a file's labels follow. Gives it back where nothing can be written to its file system now, which must not keep others'
+    /// labels waiting.
+    fn relabel(&self, file: Relabel) -> Option<Relabel> {
+        let superblock = Arc::clone(&file.superblock);
+        if superblock.writer.waits() {
+            return Some(file);
+        }
+        // Our own open passes. A file that cannot be read or labelled is judged as it is.
+        let descriptor = superblock.open(&file.handle).ok()?;
+        let opened = OpenedFile::on(descriptor.as_fd(), Arc::clone(&superblock.filesystem)).ok()?;
+        let opened = opened.written_by(&superblock.writer);
+        match file.follows {
+            Follows::Content => {
+                let result = self.checker.refresh_after_close(&opened);
+                return result.is_err_and(|error| error.kind() == ErrorKind::TimedOut).then_some(file);
+            }
+            Follows::Attributes { pid } => {
+                // One that has ended meanwhile is not known any more.
+                let credentials = process::credentials(pid).ok();
+                let who = credentials.map(|credentials| process::identity(pid, &credentials));
+                self.checker.attributes_changed(&opened, who, now());
+            }
+        }
+        None
+    }
+}
+
+/// How often files whose labels are late are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How many there may be. For those beyond, the next one who opens them sees to it.
+const MOST_LATE: usize = 1 << 16;
+
+/// Files whose labels could not be written yet.
+struct Late {
+    files: Vec<Relabel>,
+    looked: Instant,
+}
+
+impl Default for Late {
+    fn default() -> Self {
+        Self { files: Vec::new(), looked: Instant::now() }
+    }
+}
+
+impl Late {
+    fn extend(&mut self, file: Option<Relabel>) {
+        if self.files.len() < MOST_LATE {
+            self.files.extend(file);
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        !self.files.is_empty() && self.looked.elapsed() >= LOOK
+    }
+
+    fn take(&mut self) -> Vec<Relabel> {
+        self.looked = Instant::now();
+        std::mem::take(&mut self.files)
     }
 }

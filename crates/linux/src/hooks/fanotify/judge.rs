@@ -15,6 +15,7 @@ use imara_engine::check::{Access, File, Hook, Task, Verdict};
 use imara_format::policy::Func;
 use rustix::fs::{FileType, Stat};
 use smallvec::SmallVec;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TrySendError};
@@ -150,7 +151,8 @@ impl Shared {
         };
         // What changes from here on is read as it is now, or shows in its times.
         let now = now();
-        let mut file = OpenedFile::of_event(event.file.as_fd(), stat, Arc::clone(&superblock.filesystem), &goes_on);
+        let mut file = OpenedFile::of_event(event.file.as_fd(), stat, Arc::clone(&superblock.filesystem), &goes_on)
+            .written_by(&superblock.writer);
         let task = OpeningTask::new(event.tid);
         let policy = self.checker.policy();
         // At level 2 the kernel itself looks again, once nobody can write any more.
@@ -205,12 +207,15 @@ impl Shared {
         if !runs && !writes && look.is_none() && superblock.lane.is_none() {
             file.trust_look();
         }
-        let file = file;
-        if !writes && self.checker.maintains(file.id()) {
-            // The last writer has gone and the notice of it may still be on its way. A label that cannot be written
-            // stays as it was, and is judged as it is.
-            let _ = self.checker.refresh(&file);
+        // The last writer has gone and the notice of it may still be on its way. A label that cannot be written stays as it was,
+        // and is judged as it is, unless all that is in its way is that its file system is frozen.
+        let late = !writes
+            && self.checker.maintains(file.id())
+            && self.checker.refresh(&file).is_err_and(|error| error.kind() == ErrorKind::TimedOut);
+        if late {
+            file.judge_without_label();
         }
+        let file = file;
         let access = Access { file: &file, task: &task, created, writes, now };
         let verdict = self.checker.check_by(&policy, &access, &hooks);
         if verdict == Verdict::Allow {
@@ -220,7 +225,8 @@ impl Shared {
             if let Some(look) = &look {
                 self.put_verdict(event, &file, &access, look, &hooks);
             }
-            if !writes && superblock.lane.is_none() {
+            if !writes && !late && superblock.lane.is_none() {
+                // The next one who opens it sees to a label that is late.
                 self.let_pass(&file, superblock, &policy, interpreter, (generation, now));
             }
         }

@@ -7,6 +7,7 @@
 
 use super::question::Asked;
 use super::{Shared, lanes::Lane, lock};
+use crate::attribute_writer::AttributeWriter;
 use crate::mounts::{self, Filesystem, Mount};
 use crate::sys::fanotify::Mask;
 use crate::sys::identity::{self, Handle};
@@ -50,6 +51,8 @@ pub(super) struct Superblock {
     /// The mount that its mark was set by.
     pub(super) mount: u64,
     place: Mutex<Place>,
+    /// Writes its files' attributes.
+    pub(super) writer: Arc<AttributeWriter>,
     /// So many are under way.
     busy: AtomicUsize,
     /// What waits until fewer are, and how many those are.
@@ -106,6 +109,7 @@ impl Superblock {
             lane: None,
             mount: mounts::unique_mount_id(named)?,
             place: Mutex::new(Place { path: Some(path.to_owned()), directory: None }),
+            writer: Arc::default(),
             busy: AtomicUsize::new(0),
             parked: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -145,6 +149,7 @@ impl Superblock {
             lane: None,
             mount: 0,
             place: Mutex::default(),
+            writer: Arc::default(),
             busy: AtomicUsize::new(0),
             parked: Mutex::default(),
             waiting: AtomicUsize::new(0),

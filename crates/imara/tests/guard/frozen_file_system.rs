@@ -1,0 +1,175 @@
+//! A file system that takes no changes for a while, as for a snapshot, holds up no decision.
+
+use crate::evm::{evm_key, hmac, verifies};
+use crate::scratch::*;
+use imara_engine::crypto;
+use imara_format::hash::HashAlgorithm;
+use imara_format::label::encode_digest;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::thread;
+
+/// A file system that takes no changes until this is dropped, or somebody has waited for too long.
+pub struct Frozen {
+    mnt: PathBuf,
+    thaws: Child,
+}
+
+impl Frozen {
+    /// Freezes it, or says why that cannot be done.
+    pub fn new(mnt: &Path) -> Result<Self, String> {
+        // Outlives this process, should that be killed: whatever writes there could not even be.
+        let mut thaws = command("sh");
+        thaws.args(["-c", "sleep 60; fsfreeze -u \"$1\"", "sh"]).arg(mnt);
+        let thaws = start(thaws.stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
+        let frozen = Self { mnt: mnt.to_owned(), thaws };
+        match output(command("fsfreeze").arg("-f").arg(mnt)) {
+            Ok(done) if done.status.success() => Ok(frozen),
+            other => Err(format!("needs fsfreeze: {other:?}")),
+        }
+    }
+
+    pub fn thaw(self) {
+        must(command("fsfreeze").arg("-u").arg(&self.mnt));
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = output(command("fsfreeze").arg("-u").arg(&self.mnt));
+        let _ = self.thaws.kill();
+        let _ = self.thaws.wait();
+    }
+}
+
+/// An attribute, without opening the file, at which its label would follow.
+fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = vec![0; 512];
+    let length = rustix::fs::getxattr(path, name, &mut value[..]).ok()?;
+    value.truncate(length);
+    Some(value)
+}
+
+fn label_of(path: &Path) -> Option<Vec<u8>> {
+    attribute(path, "security.ima")
+}
+
+/// Whether the label is that of a content which was read before.
+fn is_labelled(path: &Path, content: &[u8]) -> bool {
+    label_of(path) == Some(encode_digest(&crypto::hash(HashAlgorithm::Sha256, &[content]).unwrap()))
+}
+
+fn labelled(path: &Path) {
+    set_label(path, &digest_label(path, HashAlgorithm::Sha256));
+}
+
+fn appending(path: &Path) -> File {
+    OpenOptions::new().append(true).open(path).unwrap()
+}
+
+#[test]
+fn what_was_written_just_before_a_snapshot_is_used_meanwhile_and_labelled_after_it() {
+    const NAME: &str = "what_was_written_just_before_a_snapshot_is_used_meanwhile_and_labelled_after_it";
+    let mut scratch = scratch!("what_was_written_just_before_a_snapshot_is_used_meanwhile_and_labelled_after_it");
+    let wrong = scratch.data("wrong", 0);
+    set_label(&wrong, &digest_label(Path::new("/bin/true"), HashAlgorithm::Sha256));
+    let untouched: Vec<PathBuf> = (0..20).map(|number| scratch.data(&format!("untouched-{number}"), USER)).collect();
+    let mut written: Vec<PathBuf> = (0..40)
+        .map(|number| scratch.data(&format!("written-{number}"), if number % 2 == 0 { 0 } else { USER }))
+        .collect();
+    let program = scratch.program("program");
+    untouched.iter().chain(&written).chain([&program]).for_each(|path| labelled(path));
+    settle();
+    let policy = "measure func=FILE_CHECK mask=MAY_READ\nappraise func=FILE_CHECK\nappraise func=BPRM_CHECK\n";
+    scratch.guard_with(policy, "enforce", &["--deadline", "20s"]);
+    let mut writers: Vec<File> = written.iter().chain([&program]).map(|path| appending(path)).collect();
+    for number in 0..10 {
+        let new = scratch.on(&format!("new-{number}"));
+        writers.push(OpenOptions::new().append(true).create_new(true).open(&new).unwrap());
+        written.push(new);
+    }
+    let paths: Vec<&PathBuf> = written[..40].iter().chain([&program]).chain(&written[40..]).collect();
+    let mut contents: Vec<Vec<u8>> = Vec::new();
+    for (path, writer) in paths.iter().zip(&mut writers) {
+        writer.write_all(b"more\n").unwrap();
+        contents.push(fs::read(path).unwrap());
+    }
+    let before: Vec<Option<Vec<u8>>> = written.iter().map(|path| label_of(path)).collect();
+    let frozen = match Frozen::new(&scratch.mnt) {
+        Ok(frozen) => frozen,
+        Err(reason) => return println!("skipped: {NAME}: {reason}"),
+    };
+    drop(writers);
+    for round in 0..2 {
+        assert!(runs(&program), "{round}: executed");
+        for path in written.iter().chain(&untouched) {
+            assert!(opens(path), "{round}: {}", path.display());
+        }
+        assert!(!opens(&wrong), "{round}: a wrong label is one still");
+    }
+    assert!(before.iter().zip(&written).all(|(before, path)| *before == label_of(path)), "nothing could be written");
+    let status = scratch.status();
+    assert_eq!(status["kernel"]["overdue"], 0, "{status}");
+    // Who comes to write meanwhile passes; what he writes waits for the file system, as it would without a guard.
+    let mut writer = appending(&written[0]);
+    let writing = thread::spawn(move || writer.write_all(b"and more\n").unwrap());
+    // Nor is anybody held up by what fix mode would write.
+    scratch.switch("fix");
+    assert!(opens(&wrong) && opens(&written[1]));
+    scratch.switch("enforce");
+    frozen.thaw();
+    writing.join().unwrap();
+    contents[0].extend(b"and more\n");
+    for (path, content) in paths.iter().zip(&contents) {
+        eventually("the label has followed, with nobody asking", PATIENCE, || is_labelled(path, content));
+    }
+    assert!(!opens(&wrong));
+    assert!(written.iter().chain(&untouched).all(|path| opens(path)) && runs(&program));
+    let status = scratch.status();
+    assert_eq!(status["kernel"]["overdue"], 0, "{status}");
+    assert!(scratch.alive() && written.iter().all(|path| scratch.listed(path) >= 1));
+    scratch.proven();
+}
+
+#[test]
+fn the_label_over_metadata_of_what_was_written_just_before_a_snapshot_follows_after_it_as_well() {
+    const NAME: &str = "the_label_over_metadata_of_what_was_written_just_before_a_snapshot_follows_after_it_as_well";
+    let mut scratch =
+        scratch!("the_label_over_metadata_of_what_was_written_just_before_a_snapshot_follows_after_it_as_well");
+    if !evm_key(NAME, &scratch) {
+        return;
+    }
+    let [one, other, wrong] = ["one", "other", "wrong"].map(|name| scratch.data(name, 0));
+    for path in [&one, &other, &wrong] {
+        labelled(path);
+        hmac(path);
+    }
+    fs::set_permissions(&wrong, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    settle();
+    scratch.guard_with("appraise func=FILE_CHECK\n", "enforce", &["--evm-key", "evm-key", "--deadline", "20s"]);
+    let new = scratch.on("new");
+    let mut writers = vec![appending(&one), appending(&other)];
+    writers.push(OpenOptions::new().append(true).create_new(true).open(&new).unwrap());
+    writers.iter_mut().for_each(|writer| writer.write_all(b"more\n").unwrap());
+    let contents = [&one, &other, &new].map(|path| fs::read(path).unwrap());
+    let frozen = match Frozen::new(&scratch.mnt) {
+        Ok(frozen) => frozen,
+        Err(reason) => return println!("skipped: {NAME}: {reason}"),
+    };
+    drop(writers);
+    for round in 0..2 {
+        assert!([&one, &other, &new].into_iter().all(|path| opens(path)) && !opens(&wrong), "{round}");
+    }
+    let before = [&one, &other, &new].map(|path| attribute(path, "security.evm"));
+    frozen.thaw();
+    for ((path, content), before) in [&one, &other, &new].into_iter().zip(&contents).zip(&before) {
+        let followed = || is_labelled(path, content) && attribute(path, "security.evm") != *before;
+        eventually("both labels have followed, with nobody asking", PATIENCE, followed);
+        assert!(verifies(path) && opens(path), "{}", path.display());
+    }
+    let status = scratch.status();
+    assert_eq!(status["kernel"]["overdue"], 0, "{status}");
+    assert!(!opens(&wrong) && scratch.alive());
+}
