@@ -26,13 +26,15 @@ use crate::output::{Failure, Outcome, tell};
 use imara_linux::local_socket;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The longest request, in bytes.
@@ -269,40 +271,83 @@ pub fn listen(directory: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Connections answered at the same time.
-const CONNECTIONS: usize = 16;
+/// Requests under way at the same time, before more connections are taken up.
+const REQUESTS: usize = 16;
 
-/// Answers connections, each in a thread of its own: explaining a huge file must not keep `imara mode` waiting. `answer` is given
-/// the request and the process that asks.
+/// Connections whose request has not come yet. Where there are more the oldest is ended: who asks sends a request at once.
+const SILENT: usize = 64;
+
+/// Answers connections, each in a thread of its own: explaining a huge file must not keep `imara mode` waiting, and whoever says
+/// nothing must keep nobody waiting. `answer` is given the request and the process that asks.
 pub fn serve<F>(listener: &UnixListener, answer: F)
 where
     F: Fn(Request, i32) -> Result<Reply, Failure> + Send + Sync + 'static,
 {
     let answer = Arc::new(answer);
-    let under_way = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming() {
+    let (under_way, silent) = (Arc::new(AtomicUsize::new(0)), Arc::<Silent>::default());
+    for (number, stream) in listener.incoming().enumerate() {
         let Ok(stream) = stream else {
+            // No descriptor is left, say.
+            std::thread::sleep(Duration::from_millis(10));
             continue;
         };
         // A client that went away, or sends nothing, must not hold its thread for ever.
         let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
         let _ = stream.set_write_timeout(Some(Duration::from_secs(5)));
-        while under_way.load(Ordering::Relaxed) >= CONNECTIONS {
+        while under_way.load(Ordering::Relaxed) >= REQUESTS {
             std::thread::sleep(Duration::from_millis(10));
         }
-        under_way.fetch_add(1, Ordering::Relaxed);
-        let answer = Arc::clone(&answer);
-        let place = Place(Arc::clone(&under_way));
-        // Where no thread can be started the place is free again, as at its end.
+        let waits = Waits::begin(&silent, number, &stream);
+        let (answer, under_way) = (Arc::clone(&answer), Arc::clone(&under_way));
+        // Where no thread can be started the connection ends.
         let _ = std::thread::Builder::new().name("answer".into()).spawn(move || {
-            let _place = place;
-            let _ = answer_one(stream, &*answer);
+            let line = read_request(&stream);
+            drop(waits);
+            let _place = Place::taken(under_way);
+            line.and_then(|line| answer_one(&stream, &line, &*answer))
         });
     }
 }
 
-/// One of the connections that are answered at the same time; free again however that ends.
+/// Connections whose request has not come yet, the oldest first.
+#[derive(Default)]
+struct Silent(Mutex<VecDeque<(usize, UnixStream)>>);
+
+/// One of them, until its request has come.
+struct Waits {
+    all: Arc<Silent>,
+    number: usize,
+}
+
+impl Waits {
+    fn begin(all: &Arc<Silent>, number: usize, stream: &UnixStream) -> Self {
+        let mut silent = all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.extend(stream.try_clone().map(|stream| (number, stream)));
+        if silent.len() > SILENT
+            && let Some((_, oldest)) = silent.pop_front()
+        {
+            // What it has sent already is still read, and answered.
+            let _ = oldest.shutdown(Shutdown::Read);
+        }
+        Self { all: Arc::clone(all), number }
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(number, _)| *number != self.number);
+    }
+}
+
+/// One of the requests that are under way; over however that ends.
 struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn taken(all: Arc<AtomicUsize>) -> Self {
+        all.fetch_add(1, Ordering::Relaxed);
+        Self(all)
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -310,26 +355,31 @@ impl Drop for Place {
     }
 }
 
+fn read_request(stream: &UnixStream) -> std::io::Result<String> {
+    let mut line = String::new();
+    BufReader::new(stream.take(MOST)).read_line(&mut line)?;
+    Ok(line)
+}
+
 fn answer_one(
-    stream: UnixStream,
+    stream: &UnixStream,
+    line: &str,
     answer: &(impl Fn(Request, i32) -> Result<Reply, Failure> + ?Sized),
 ) -> std::io::Result<()> {
-    let mut line = String::new();
-    BufReader::new(stream.try_clone()?.take(MOST)).read_line(&mut line)?;
     let tell = |mut stream: &UnixStream, answer: &Answer| {
         let mut text = serde_json::to_string(answer)?;
         text.push('\n');
         stream.write_all(text.as_bytes())
     };
-    let request = serde_json::from_str::<Request>(&line)
+    let request = serde_json::from_str::<Request>(line)
         .map_err(|error| Failure::failed(format_args!("the request cannot be read: {error}")));
     // Whoever went away meanwhile wants it done all the same.
-    let _ = tell(&stream, &Answer::Taken(std::process::id()));
-    let peer = local_socket::listener(&stream).unwrap_or(0);
+    let _ = tell(stream, &Answer::Taken(std::process::id()));
+    let peer = local_socket::listener(stream).unwrap_or(0);
     match request.and_then(|request| answer(request, peer)) {
-        Ok(Reply::Once(value)) => tell(&stream, &Answer::Ok(value)),
+        Ok(Reply::Once(value)) => tell(stream, &Answer::Ok(value)),
         Ok(Reply::Stream(events)) => {
-            tell(&stream, &Answer::Ok(json!({ "schema": 1 })))?;
+            tell(stream, &Answer::Ok(json!({ "schema": 1 })))?;
             loop {
                 // A line now and then, without which it would not show that nobody listens any more.
                 let event = match events.recv_timeout(ALIVE) {
@@ -337,10 +387,11 @@ fn answer_one(
                     Err(RecvTimeoutError::Timeout) => Value::Null,
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 };
-                (&stream).write_all(format!("{event}\n").as_bytes())?;
+                let mut stream = stream;
+                stream.write_all(format!("{event}\n").as_bytes())?;
             }
         }
-        Err(Failure { what, next, outcome }) => tell(&stream, &Answer::Error { what, next, outcome }),
+        Err(Failure { what, next, outcome }) => tell(stream, &Answer::Error { what, next, outcome }),
     }
 }
 
@@ -385,6 +436,34 @@ mod tests {
             assert!(answers.starts_with("{\"taken\":"), "{nonsense:?}: {answers}");
             assert!(answers.contains("cannot be read"), "{nonsense:?}: {answers}");
         }
+    }
+
+    #[test]
+    fn who_says_nothing_keeps_nobody_waiting_and_who_has_said_something_is_answered() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = listen(directory.path()).unwrap();
+        std::thread::spawn(move || serve(&listener, |_, _| Ok(json!({}).into())));
+        let socket = directory.path().join(SOCKET);
+        let connect = |request: &[u8]| {
+            let mut stream = UnixStream::connect(&socket).unwrap();
+            stream.write_all(request).unwrap();
+            stream
+        };
+        let half = connect(b"{\"comm");
+        let answered = |mut stream: UnixStream| {
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            let mut answers = String::new();
+            // Reset where something was sent that nobody has read.
+            let _ = stream.read_to_string(&mut answers);
+            answers.contains("\"ok\"")
+        };
+        let silent: Vec<UnixStream> = (0..4 * SILENT).map(|_| connect(b"")).collect();
+        let asking: Vec<UnixStream> = (0..2 * REQUESTS).map(|_| connect(b"{\"command\":\"status\"}\n")).collect();
+        let more: Vec<UnixStream> = (0..2 * SILENT).map(|_| connect(b"")).collect();
+        assert!(ask(directory.path(), &Request::Status).is_ok());
+        assert!(asking.into_iter().all(answered), "also those before others who say nothing");
+        assert!(!answered(half), "it was ended");
+        drop((silent, more));
     }
 
     #[test]
