@@ -104,6 +104,7 @@ pub fn text(status: &Value) -> String {
     for (name, place, help) in [
         ("file_systems_watched", "watch", "File systems that are watched."),
         ("file_systems_not_watched", "not_watched", "File systems that should be watched and cannot be."),
+        ("file_systems_not_mounted", "not_mounted", "Watched directories whose file system is not mounted now."),
     ] {
         head(&mut out, name, "gauge", help);
         sample(&mut out, name, &[], &status[place].as_array().map_or(0, Vec::len).to_string());

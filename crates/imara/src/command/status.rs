@@ -145,6 +145,9 @@ fn for_people(status: &Value) -> String {
             format!("{} ({}): {}", text(&unwatched["mount_point"]), text(&unwatched["type"]), text(&unwatched["why"])),
         );
     }
+    for directory in status["not_mounted"].as_array().into_iter().flatten() {
+        line("not mounted", format!("{}: guarded again as soon as it is mounted", text(&directory["path"])));
+    }
     let policy = &status["policy"];
     let version = policy["version"].as_u64().map_or(String::new(), |version| format!(", version {version}"));
     let signer = policy["signed_by"].as_str().map_or(String::new(), |key| format!(", signed by the key {key}"));

@@ -10,6 +10,7 @@ use super::runtime;
 use super::sentinel::Beside;
 use super::software_tpm::GuardsTpm;
 use super::tracing::Tracing;
+use crate::command::paths::path_json;
 use crate::output::Failure;
 use imara_engine::audit::AuditRecord;
 use imara_engine::check::{Checker, Mode, Task};
@@ -169,6 +170,8 @@ impl Answers {
             .flat_map(|guard| guard.unwatched())
             .map(|unwatched| json!({ "mount_point": unwatched.path, "type": unwatched.kind, "why": unwatched.why }))
             .collect();
+        let unmounted: Vec<Value> =
+            guard.iter().flat_map(|guard| guard.unmounted()).map(|path| path_json(&path).into()).collect();
         let (watch, events) = guard.map_or((json!([]), json!({})), |guard| {
             let watch: Vec<Value> = guard
                 .filesystems()
@@ -223,6 +226,7 @@ impl Answers {
             "policy": about_policy,
             "watch": watch,
             "not_watched": unwatched,
+            "not_mounted": unmounted,
             "keys": keys_json(&checker.keys()),
             "evm": checker.evm().map(|evm| evm::status(evm)),
             "keyrings": checker.keys().source_names(),

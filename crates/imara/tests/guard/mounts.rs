@@ -201,6 +201,8 @@ fn a_file_system_is_unmounted_while_it_is_guarded_and_guarded_when_it_is_mounted
     start_guard(&mut scratch, &mnt, SIGNED, &[]);
     for round in 0..5 {
         eventually("guarded", Duration::from_secs(2), || !runs(&unsigned));
+        let mounted = || scratch.status()["not_mounted"] == serde_json::json!([]);
+        eventually("it is mounted", PATIENCE, mounted);
         assert!(runs(&signed) && users.iter().all(|path| opens(path)), "{round}");
         settle();
         assert!(users.iter().all(|path| opens(path)), "{round}");
@@ -211,7 +213,13 @@ fn a_file_system_is_unmounted_while_it_is_guarded_and_guarded_when_it_is_mounted
         eventually("nothing keeps the file system in use", Duration::from_secs(2), || {
             must(command("losetup").arg("-j").arg(&image)).stdout.is_empty()
         });
-        assert_eq!(scratch.status()["watch"].as_array().unwrap().len(), 0, "{round}");
+        let gone = |status: serde_json::Value| {
+            let told = serde_json::json!([{ "path": mnt.to_str().unwrap() }]);
+            status["watch"] == serde_json::json!([]) && status["not_mounted"] == told
+        };
+        eventually("it is told that it is not mounted", PATIENCE, || gone(scratch.status()));
+        let said = scratch.imara(&["status"]);
+        assert!(text(&said.stdout).contains(&format!("not mounted {}: ", mnt.display())), "{said:?}");
         let below = scratch.on("below");
         fs::write(&below, "on what the directory is without it\n").unwrap();
         assert!(opens(&below), "{round}: another file system, which nobody has named");

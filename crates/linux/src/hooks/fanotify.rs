@@ -188,6 +188,8 @@ struct Shared {
     starting: Mutex<HashSet<u64>>,
     refused_foreign: Mutex<HashMap<u64, Unwatched>>,
     unwatched: Mutex<Vec<Unwatched>>,
+    /// Named directories whose file system is not mounted.
+    unmounted: Mutex<Vec<PathBuf>>,
     begun: Instant,
     deadline: Option<Duration>,
     on_deadline: Overdue,
@@ -253,6 +255,7 @@ impl Guard {
             starting: Mutex::default(),
             refused_foreign: Mutex::default(),
             unwatched: Mutex::default(),
+            unmounted: Mutex::default(),
             begun: Instant::now(),
             deadline: settings.deadline,
             on_deadline: settings.on_deadline,
@@ -356,6 +359,11 @@ impl Guard {
     /// What should be watched and is not.
     pub fn unwatched(&self) -> Vec<Unwatched> {
         lock(&self.shared.unwatched).clone()
+    }
+
+    /// Directories that were named and whose file system is not mounted: it is watched again when it is.
+    pub fn unmounted(&self) -> Vec<PathBuf> {
+        lock(&self.shared.unmounted).clone()
     }
 
     /// How many events wait for an answer now.

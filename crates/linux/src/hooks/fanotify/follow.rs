@@ -65,6 +65,15 @@ struct Named {
     mount_point: PathBuf,
 }
 
+impl Named {
+    /// What holds the directory now: the last one mounted at the longest place above it, unless that is what was below at the start.
+    fn held_by<'a>(&self, own: &'a [Mount]) -> Option<&'a Mount> {
+        let above = own.iter().filter(|other| self.path.starts_with(&other.mount_point));
+        let holds = above.max_by_key(|other| other.mount_point.as_os_str().len());
+        holds.filter(|holds| holds.mount_point.as_os_str().len() >= self.mount_point.as_os_str().len())
+    }
+}
+
 /// Another mount namespace.
 #[derive(Debug)]
 struct Namespace {
@@ -179,6 +188,8 @@ impl Follower {
         drop(refused);
         unwatched.sort_by(|one, other| one.path.cmp(&other.path));
         *lock(&shared.unwatched) = unwatched;
+        let absent = self.named.iter().filter(|named| named.held_by(&own).is_none());
+        *lock(&shared.unmounted) = absent.map(|named| named.path.clone()).collect();
     }
 
     /// What is to be watched, by device.
@@ -205,13 +216,9 @@ impl Follower {
         match self.follow {
             Follow::All => true,
             Follow::Below if self.named.iter().any(|named| mount.mount_point.starts_with(&named.path)) => true,
-            Follow::Named | Follow::Below => self.named.iter().any(|named| {
-                // What holds the directory now: the last one mounted at the longest place above it.
-                let above = own.iter().filter(|other| named.path.starts_with(&other.mount_point));
-                let holds = above.max_by_key(|other| other.mount_point.as_os_str().len());
-                let deep = mount.mount_point.as_os_str().len() >= named.mount_point.as_os_str().len();
-                deep && holds.is_some_and(|holds| holds.number == mount.number)
-            }),
+            Follow::Named | Follow::Below => {
+                self.named.iter().any(|named| named.held_by(own).is_some_and(|holds| holds.number == mount.number))
+            }
         }
     }
 
