@@ -22,6 +22,11 @@ impl Waits {
         Self { name, count: AtomicU64::new(0) }
     }
 
+    /// Somebody waits for what is behind it, in another way than for the lock itself.
+    pub(crate) fn waited(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How often.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)

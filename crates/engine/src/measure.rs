@@ -2,7 +2,8 @@
 //!
 //! An entry is appended first and extended second, as in the kernel: a TPM error leaves the entry in place (and shows
 //! when the list is verified), it does not undo it. An entry whose template digest is already listed for the same PCR
-//! is dropped, violations excepted. What a TPM has missed it is given as soon as it answers again (`missed.rs`).
+//! is dropped, violations excepted. Writing can take as long as the list's file system is frozen: then one thread waits for it, and
+//! whoever else has an entry is told [`MeasureError::Busy`]. What a TPM has missed it is given as soon as it answers again (`missed.rs`).
 //!
 //! Source: `ima_add_template_entry`, security/integrity/ima/ima_queue.c.
 
@@ -89,6 +90,9 @@ pub enum MeasureError {
     /// A digest cannot be computed.
     #[error(transparent)]
     Hash(#[from] UnsupportedHash),
+    /// Nothing can be appended to the list for now: an entry is being written, and that has been waiting. Nothing was done.
+    #[error("the measurement list takes no entries now: its file system may be frozen, or its disk does not answer")]
+    Busy,
     /// The list could not be appended to.
     #[error("the measurement list cannot be appended to: {0}")]
     Store(#[from] io::Error),
@@ -108,6 +112,9 @@ const SILENT: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(10);
 /// How long a TPM that is given what it missed is waited for by whoever needs it.
 const BUSY: Duration = Duration::from_secs(15);
+
+/// How long one entry may be written before nobody waits for that.
+const WRITING: Duration = Duration::from_millis(250);
 
 /// How far the list has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,6 +146,10 @@ struct Counters {
 /// The measurement list of this boot.
 pub struct MeasurementLog {
     state: Lock<State>,
+    /// Taken by whoever has said in the state that an entry is written.
+    file: Mutex<ListFile>,
+    /// Told one of those who wait when it is.
+    written: Condvar,
     /// Told when the TPM is back from being given what it missed.
     back: Condvar,
     known: Known,
@@ -150,11 +161,18 @@ pub struct MeasurementLog {
     pcr: u32,
 }
 
-struct State {
+struct ListFile {
     store: Box<dyn Store>,
+    record: Vec<u8>,
+}
+
+struct State {
+    /// Since when an entry is being written.
+    writing: Option<Instant>,
+    /// How many wait until it is.
+    waiting: u32,
     tpm: Option<Tpm>,
     counters: Arc<Counters>,
-    record: Vec<u8>,
     /// What the PCRs hold, and what they lack.
     behind: Behind,
     /// The TPM is being given what it missed: nobody waits for that, and what comes now is missed as well.
@@ -186,11 +204,21 @@ impl MeasurementLog {
                 algorithms.push(algorithm);
             }
         }
-        let (record, counters) = (Vec::new(), Arc::<Counters>::default());
-        let (behind, shared) = (Behind::default(), Arc::clone(&counters));
-        let state = State { store, tpm, counters: shared, record, behind, away: false, gone: false, resting: None };
+        let counters = Arc::<Counters>::default();
+        let state = State {
+            writing: None,
+            waiting: 0,
+            tpm,
+            counters: Arc::clone(&counters),
+            behind: Behind::default(),
+            away: false,
+            gone: false,
+            resting: None,
+        };
         Ok(Self {
             state: Lock::new(state, &lock::LIST),
+            file: Mutex::new(ListFile { store, record: Vec::new() }),
+            written: Condvar::new(),
             back: Condvar::new(),
             known: Known::default(),
             algorithms,
@@ -203,6 +231,78 @@ impl MeasurementLog {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// The state, while no entry is being written.
+    fn state_to_write(&self) -> Result<MutexGuard<'_, State>, MeasureError> {
+        let mut state = self.state();
+        while let Some(since) = state.writing {
+            let left = WRITING.checked_sub(since.elapsed()).ok_or(MeasureError::Busy)?;
+            state = self.wait_written(state, left);
+        }
+        Ok(state)
+    }
+
+    fn wait_written<'a>(&self, mut state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+        lock::LIST.waited();
+        state.waiting += 1;
+        let waited = self.written.wait_timeout(state, most);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.waiting -= 1;
+        state
+    }
+
+    /// Nothing is written now: the next one may.
+    fn pass_on(&self, state: MutexGuard<'_, State>) {
+        let wake = state.waiting > 0;
+        drop(state);
+        if wake {
+            self.written.notify_one();
+        }
+    }
+
+    /// Waits until no entry is being written, which it says, but no longer than `most`.
+    pub fn wait_until_free(&self, most: Duration) -> bool {
+        let mut state = self.state();
+        if state.writing.is_some() {
+            state = self.wait_written(state, most);
+        }
+        let free = state.writing.is_none();
+        if free {
+            self.pass_on(state);
+        }
+        free
+    }
+
+    /// Appends an entry and extends the TPM; `listed` is called as soon as both are done, before anybody else's turn. The state is
+    /// not held while it is written, which may take as long as the file system is frozen.
+    fn append(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        entry: &Entry,
+        digests: &[Digest],
+        listed: impl FnOnce(),
+    ) -> Result<(), MeasureError> {
+        state.writing = Some(Instant::now());
+        drop(state);
+        let written = {
+            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            let ListFile { store, record } = &mut *file;
+            record.clear();
+            entry.write_binary(ByteOrder::Little, record);
+            store.append(record)
+        };
+        let mut state = self.state();
+        state.writing = None;
+        let result = written.map_err(MeasureError::from).and_then(|()| {
+            state.counters.entries.fetch_add(1, Ordering::Relaxed);
+            state.counters.violations.fetch_add(entry.is_violation().into(), Ordering::Relaxed);
+            let result = state.extend(entry.pcr, digests);
+            listed();
+            result
+        });
+        self.pass_on(state);
+        result
     }
 
     /// The default PCR.
@@ -298,7 +398,7 @@ impl MeasurementLog {
         let template_digest = vec![0; HashAlgorithm::Sha1.digest_size()];
         let entry = Entry { pcr: self.pcr, template_digest, template: template.listed_name().into_owned(), fields };
         let digests = template_digests(&entry, &self.algorithms)?;
-        self.state().append(&entry, &digests)
+        self.append(self.state_to_write()?, &entry, &digests, || ())
     }
 
     /// Adds what is no file: a name and a buffer, with the template `ima-buf`, as the kernel does for critical data.
@@ -327,16 +427,13 @@ impl MeasurementLog {
             return Err(UnsupportedHash(self.hash).into());
         };
         entry.template_digest = listed.as_bytes().to_vec();
-        let mut state = self.state();
+        let state = self.state_to_write()?;
         if self.known.has(pcr, &input) {
+            self.pass_on(state);
             return Ok(Added::Known);
         }
-        let result = state.append(&entry, &digests);
         // What is not listed must not be taken for known, nor what is not extended yet.
-        if !matches!(result, Err(MeasureError::Store(_))) {
-            self.known.add(pcr, &input);
-        }
-        result.map(|()| Added::Listed)
+        self.append(state, &entry, &digests, || self.known.add(pcr, &input)).map(|()| Added::Listed)
     }
 
     /// How far the list has come. Never waits for the TPM.
@@ -475,15 +572,6 @@ impl Known {
 impl State {
     fn has_bank(&self, bank: HashAlgorithm) -> bool {
         self.tpm.iter().flat_map(Tpm::banks).any(|other| other.algorithm == Some(bank))
-    }
-
-    fn append(&mut self, entry: &Entry, digests: &[Digest]) -> Result<(), MeasureError> {
-        self.record.clear();
-        entry.write_binary(ByteOrder::Little, &mut self.record);
-        self.store.append(&self.record)?;
-        self.counters.entries.fetch_add(1, Ordering::Relaxed);
-        self.counters.violations.fetch_add(entry.is_violation().into(), Ordering::Relaxed);
-        self.extend(entry.pcr, digests)
     }
 
     fn extend(&mut self, pcr: u32, digests: &[Digest]) -> Result<(), MeasureError> {

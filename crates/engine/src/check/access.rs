@@ -154,4 +154,6 @@ pub enum Verdict {
     Allow,
     /// It may not.
     Deny(Cause),
+    /// What would have to be listed first cannot be for now. Nothing was recorded of it: it is to be asked about again when it can.
+    Later,
 }

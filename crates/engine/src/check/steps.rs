@@ -76,14 +76,18 @@ struct Concluded {
 struct Judged {
     cause: Option<Cause>,
     denied: bool,
+    /// Whether it is neither yet.
+    later: bool,
 }
 
 impl Judged {
-    const PASSED: Self = Self { cause: None, denied: false };
+    const PASSED: Self = Self { cause: None, denied: false, later: false };
+    const LATER: Self = Self { later: true, ..Self::PASSED };
 
     const fn verdict(self) -> Verdict {
         match self {
-            Self { cause: Some(cause), denied: true } => Verdict::Deny(cause),
+            Self { later: true, .. } => Verdict::Later,
+            Self { cause: Some(cause), denied: true, .. } => Verdict::Deny(cause),
             Self { cause: None, .. } | Self { denied: false, .. } => Verdict::Allow,
         }
     }
@@ -104,6 +108,11 @@ enum Trouble {
 }
 
 impl Trouble {
+    /// Whether it will be over without anything being done.
+    const fn is_passing(&self) -> bool {
+        matches!(self, Self::Measure(MeasureError::Busy))
+    }
+
     const fn cause(&self) -> Cause {
         match self {
             Self::Collect(_) => Cause::CollectFailed,
@@ -130,6 +139,9 @@ impl Checker {
         let decision = decided.decision;
         let mut seen = Some(Seen::default());
         let judged = self.judge(&decided, access, carried, &mut seen);
+        if judged.later {
+            return judged.verdict();
+        }
         let sink = self.trace.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let (Some(sink), Some(mut seen)) = (sink, seen) {
             seen.digest = seen.digest.or_else(|| self.known_digest(access.file, carried.as_ref()));
@@ -186,12 +198,18 @@ impl Checker {
                 seen.label = collected.label.clone().map_or(LabelFacts::None, LabelFacts::Some);
                 seen.digest = Some(collected.digest).filter(|_| !collected.pending.record.verity);
             }
-            let entry = self.measure(&collected, access)?;
+            let entry = self.measure(&collected, access).inspect_err(|trouble| {
+                if trouble.is_passing() {
+                    // So that it is not read again for each attempt.
+                    access.file.was_read();
+                    self.keep(collected.pending.record.clone(), access, collected.pending.decided.trusted);
+                }
+            })?;
             if let Some(seen) = seen {
                 seen.entry |= entry;
             }
             match blocked(&collected, access, &keys)? {
-                Some(digest) => Ok(self.refuse_content(collected, digest)),
+                Some(digest) => self.refuse_content(collected, digest),
                 None => Ok(self.appraise(collected, access, &keys)),
             }
         });
@@ -243,7 +261,7 @@ impl Checker {
         let record = known.or_else(|| carried.cloned()).unwrap_or_else(|| Record::new(stamp));
         if decision.measure.is_some() && !access.writes && nobody_writes == Some(false) && watches_writers(decided.hook)
         {
-            self.violation(access);
+            self.violation(access)?;
         }
         let pcr = decision.pcr.unwrap_or(self.log.pcr());
         let algorithms = decision.allowed_algorithms.as_ref();
@@ -390,17 +408,19 @@ impl Checker {
     }
 
     /// In place of step 5: no label makes up for being on the block list. What is measured is listed as that, too.
-    fn refuse_content<'a>(&self, mut collected: Collected<'a>, digest: Digest) -> Appraised<'a> {
+    fn refuse_content<'a>(&self, mut collected: Collected<'a>, digest: Digest) -> Result<Appraised<'a>, Trouble> {
         let pending = &mut collected.pending;
         if let Some(pcr) = pending.measure {
             pending.record.measured |= 1 << pcr;
         }
-        if pending.decided.decision.measure.is_some()
-            && self.log.add_buffer(b"blacklisted-hash", digest.as_bytes()).is_err()
-        {
-            self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
+        if pending.decided.decision.measure.is_some() {
+            match self.log.add_buffer(b"blacklisted-hash", digest.as_bytes()) {
+                Ok(_) => {}
+                Err(MeasureError::Busy) => return Err(Trouble::Measure(MeasureError::Busy)),
+                Err(_) => drop(self.counters.measure_errors.fetch_add(1, Ordering::Relaxed)),
+            }
         }
-        Appraised { collected, appraisal: Some(Appraisal::blocked(digest)), evm_reason: None }
+        Ok(Appraised { collected, appraisal: Some(Appraisal::blocked(digest)), evm_reason: None })
     }
 
     /// Step 5: the label against the content.
@@ -588,22 +608,31 @@ impl Checker {
     }
 
     /// Once for each writer, as the kernel does since 6.12: or an unprivileged writer could fill the list.
-    fn violation(&self, access: &Access<'_>) {
+    fn violation(&self, access: &Access<'_>) -> Result<(), Trouble> {
         if !insert(&self.violated, access.file.id()) {
-            return;
+            return Ok(());
         }
         let (file, path) = (access.file, access.file.path());
         let evm_label = file.xattr("security.evm").ok().flatten().unwrap_or_default();
         let attributes = self.attributes(&self.template, file).ok().flatten();
-        if self.log.add_violation(&self.template, &path, &evm_label, attributes.as_ref()).is_err() {
-            self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
+        match self.log.add_violation(&self.template, &path, &evm_label, attributes.as_ref()) {
+            Ok(()) => {}
+            Err(MeasureError::Busy) => {
+                self.violated.shard(&file.id()).remove(&file.id());
+                return Err(Trouble::Measure(MeasureError::Busy));
+            }
+            Err(_) => drop(self.counters.measure_errors.fetch_add(1, Ordering::Relaxed)),
         }
         let (task, inode) = (access.task.identity(), access.file.id());
         self.audit.record(AuditRecord::Violation { cause: "open_writers", task, path, inode });
+        Ok(())
     }
 
     /// An error in one of the steps.
     fn trouble(&self, access: &Access<'_>, hook: Hook, decision: &Decision, trouble: &Trouble) -> Judged {
+        if trouble.is_passing() {
+            return Judged::LATER;
+        }
         let detail = match trouble {
             Trouble::Collect(error) | Trouble::Verity(Some(error)) => error.to_string(),
             Trouble::Verity(None) => "fs-verity is not enabled for it".into(),
@@ -640,7 +669,7 @@ impl Checker {
         if denied {
             self.counters.denied.fetch_add(1, Ordering::Relaxed);
         }
-        Judged { cause: Some(cause), denied }
+        Judged { cause: Some(cause), denied, later: false }
     }
 
     /// Whether a program that was just let through may be believed about its interpreter: it passed its appraisal.

@@ -1,5 +1,6 @@
 //! Every step, on a file in memory.
 
+mod busy_list;
 mod label_update;
 mod late_labels;
 mod verity;
@@ -10,7 +11,7 @@ use crate::appraise::Cause;
 use crate::cache::Stamp;
 use crate::crypto;
 use crate::explain::User;
-use crate::measure::Store;
+use crate::measure::{MeasureError, Store};
 use crate::policy::FileFacts;
 use imara_format::hash::Digest;
 use imara_format::label;

@@ -12,6 +12,7 @@ use imara_engine::check::{Access, Checker, File as CheckedFile, Hook, Task, Verd
 use imara_engine::crypto;
 use imara_engine::keyring::Keyring;
 use imara_engine::label::{Verified, verify_label};
+use imara_engine::measure::MeasureError;
 use imara_engine::policy::FileFacts;
 use imara_format::evm::InodeMetadata;
 use imara_format::hash::{Digest, HashAlgorithm, to_hex};
@@ -171,6 +172,7 @@ impl PolicySource {
         let access = Access { file: &read, task: &task as &dyn Task, created: false, writes: false, now };
         match checker.check(&access, &[Hook { func: Func::PolicyCheck, mask: Mask::MAY_READ.bits() }]) {
             Verdict::Allow => Ok(()),
+            Verdict::Later => Err(failed(&MeasureError::Busy).next("load it again when that is over (fsfreeze -u)")),
             Verdict::Deny(cause) => Err(failed(&format_args!(
                 "the policy in force refuses it as a policy (POLICY_CHECK): {cause}"
             ))

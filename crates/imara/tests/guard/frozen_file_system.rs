@@ -1,7 +1,9 @@
 //! A file system that takes no changes for a while, as for a snapshot, holds up no decision.
 
 use crate::evm::{evm_key, hmac, verifies};
+use crate::mounts::mount;
 use crate::scratch::*;
+use crate::stuck::opener;
 use imara_engine::crypto;
 use imara_format::hash::HashAlgorithm;
 use imara_format::label::encode_digest;
@@ -172,4 +174,85 @@ fn the_label_over_metadata_of_what_was_written_just_before_a_snapshot_follows_af
     let status = scratch.status();
     assert_eq!(status["kernel"]["overdue"], 0, "{status}");
     assert!(!opens(&wrong) && scratch.alive());
+}
+
+#[test]
+fn while_the_list_is_on_a_frozen_file_system_what_it_has_goes_on_and_the_rest_is_listed_after_it() {
+    const NAME: &str = "while_the_list_is_on_a_frozen_file_system_what_it_has_goes_on_and_the_rest_is_listed_after_it";
+    for (deadline, on_deadline, mode, expected) in [
+        ("60s", "refuse", "enforce", 0),
+        ("3s", "refuse", "enforce", EPERM),
+        ("3s", "allow", "enforce", 0),
+        ("3s", "refuse", "log", 0),
+    ] {
+        let case = format!("{mode}, after {deadline} {on_deadline}");
+        let mut scratch =
+            scratch!("while_the_list_is_on_a_frozen_file_system_what_it_has_goes_on_and_the_rest_is_listed_after_it");
+        scratch.run = scratch.on("run");
+        let Some(watched) = mount(&scratch, "ext4", NAME) else {
+            return;
+        };
+        let on = |name: &str| watched.0.join(name);
+        let (signed, unsigned) = (on("signed"), on("unsigned"));
+        copy("/bin/true", &signed);
+        copy("/bin/true", &unsigned);
+        scratch.sign(&[&signed]);
+        let made = |name: String| {
+            fs::write(on(&name), format!("what {name} holds\n")).unwrap();
+            on(&name)
+        };
+        let listed: Vec<PathBuf> = (0..8).map(|number| made(format!("listed-{number}"))).collect();
+        // More than the threads that may be at one file system at a time.
+        let more: Vec<PathBuf> = (0..40).map(|number| made(format!("more-{number}"))).collect();
+        settle();
+        let policy = scratch.path("policy");
+        fs::write(&policy, "measure func=FILE_CHECK mask=MAY_READ\nappraise func=BPRM_CHECK appraise_type=imasig\n")
+            .unwrap();
+        let certificate = scratch.certificate();
+        let options = ["--deadline", deadline, "--on-deadline", on_deadline, "--level", "1"];
+        if let Err(failed) = scratch.launch_with(&watched.0, &policy, &certificate, mode, &options) {
+            panic!("{}", failed.stderr);
+        }
+        assert!(listed.iter().all(|path| opens(path)) && runs(&signed), "{case}");
+        let audited = scratch.audit().len();
+        let frozen = match Frozen::new(&scratch.mnt) {
+            Ok(frozen) => frozen,
+            Err(reason) => return println!("skipped: {NAME}: {reason}"),
+        };
+        let mut opening: Vec<Child> = more.iter().map(|path| opener(&scratch, path)).collect();
+        eventually("they wait", PATIENCE, || {
+            deadline != "60s" || scratch.status()["kernel"]["waiting"] == opening.len()
+        });
+        for round in 0..5 {
+            // Asked about again, as other files that have the same content.
+            for (number, path) in listed.iter().enumerate() {
+                fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600 + round)).unwrap();
+                assert!(opens(path), "{case}: {number} in round {round}");
+            }
+            assert!(runs(&signed) && runs(&unsigned) == (mode == "log"), "{case}");
+        }
+        if deadline != "60s" {
+            for child in &mut opening {
+                let status = ended(child, PATIENCE).expect("it is answered");
+                assert_eq!(status.code(), Some(expected), "{case}");
+            }
+            assert_eq!(scratch.status()["kernel"]["overdue"], opening.len(), "{case}");
+        }
+        frozen.thaw();
+        for child in &mut opening {
+            assert_eq!(ended(child, PATIENCE).expect("it is answered").code(), Some(expected), "{case}");
+        }
+        for path in &more {
+            eventually("it is listed", PATIENCE, || scratch.listed(path) == 1);
+        }
+        assert!(listed.iter().chain(&more).all(|path| opens(path)), "{case}");
+        let status = scratch.status();
+        assert_eq!(status["counts"]["errors"], 0, "{case}: {status}");
+        assert_eq!(status["list"]["entries"], 1 + listed.len() + more.len(), "{case}: {status}");
+        scratch.proven();
+        eventually("what was refused meanwhile is on record", PATIENCE, || {
+            scratch.audit()[audited..].contains(unsigned.to_str().unwrap())
+        });
+        scratch.stop();
+    }
 }

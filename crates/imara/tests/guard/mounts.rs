@@ -13,7 +13,7 @@ const SIGNED: &str = "measure func=BPRM_CHECK\nappraise func=BPRM_CHECK appraise
                       appraise func=FILE_CHECK mask=MAY_READ appraise_type=imasig\n";
 
 /// Something that a test has mounted.
-struct Mounted(PathBuf);
+pub struct Mounted(pub PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -22,7 +22,7 @@ impl Drop for Mounted {
 }
 
 /// Mounts a file system of this kind beside the scratch one; `None`, and a word of it, where the machine cannot.
-fn mount(scratch: &Scratch, kind: &str, test: &str) -> Option<Mounted> {
+pub fn mount(scratch: &Scratch, kind: &str, test: &str) -> Option<Mounted> {
     let place = scratch.path(&format!("on-{kind}"));
     fs::create_dir(&place).unwrap();
     let image = scratch.path(&format!("{kind}.img"));

@@ -61,6 +61,9 @@ const LARGE: u64 = 64 << 20;
 const LARGE_THREADS: usize = 2;
 /// Large files that may wait.
 const LARGE_QUEUE: usize = 4096;
+/// Threads for what waits for the measurement list, and how much of that there may be.
+const UNLISTED_THREADS: usize = 2;
+const UNLISTED_QUEUE: usize = 4096;
 /// Threads for all others, at most.
 const MOST_THREADS: usize = 64;
 
@@ -200,6 +203,8 @@ struct Shared {
     /// Large files, for threads of their own: hashing them must not keep the others from small ones.
     large: Mutex<SyncSender<Arc<Asked>>>,
     large_progress: Arc<Progress>,
+    /// What waits for the measurement list, whose file system may be frozen: it must not keep others waiting either.
+    unlisted: Mutex<SyncSender<Arc<Asked>>>,
     leases: Lock<Leases>,
     lease_thread: AtomicI32,
     /// Tasks that were let run a program, until they do.
@@ -236,6 +241,7 @@ impl Guard {
         lease::block_signals();
         let files = threads::raise_file_limit();
         let (large, large_receiver) = sync_channel(LARGE_QUEUE);
+        let (unlisted, unlisted_receiver) = sync_channel(UNLISTED_QUEUE);
         let (passages, passages_under_way) = sync_channel(4096);
         let (wishes, wished) = ask_again::wishes();
         let software_tpm_process = Mutex::new(process_of(settings.software_tpm));
@@ -264,6 +270,7 @@ impl Guard {
             interpreters: RwLock::default(),
             large: Mutex::new(large),
             large_progress: Arc::default(),
+            unlisted: Mutex::new(unlisted),
             leases: Lock::new(Leases::new((files / LEASE_SHARE).min(1 << 16) as usize), &LEASES),
             lease_thread: AtomicI32::new(0),
             passages,
@@ -293,6 +300,11 @@ impl Guard {
         for _ in 0..LARGE_THREADS {
             let events = Arc::clone(&large_events);
             guard.start_thread("large", move |shared| shared.judge_large(&events))?;
+        }
+        let unlisted_events = Arc::new(Mutex::new(unlisted_receiver));
+        for _ in 0..UNLISTED_THREADS {
+            let events = Arc::clone(&unlisted_events);
+            guard.start_thread("unlisted", move |shared| shared.judge_unlisted(&events))?;
         }
         let (labels, receiver) = sync_channel(1024);
         guard.start_thread("labels", move |shared| shared.refresh_labels(&receiver))?;

@@ -26,6 +26,9 @@ use std::time::Duration;
 /// per cent of it.
 const TURN: Duration = Duration::from_micros(500);
 
+/// How often threads that wait look whether they are to end.
+const LOOK: Duration = Duration::from_millis(200);
+
 const MAY_EXEC: u8 = 1;
 const MAY_WRITE: u8 = 2;
 const MAY_READ: u8 = 4;
@@ -117,6 +120,35 @@ impl Shared {
         }
     }
 
+    /// Leaves one that cannot be listed now to the threads for these, so that it keeps no other waiting.
+    fn leave_to_the_list(&self, mut question: Question<'_>) {
+        let sender = lock(&self.unlisted).clone();
+        let Some(asked) = question.asked.take() else {
+            return;
+        };
+        asked.wait_for_list();
+        if let Err(TrySendError::Full(asked) | TrySendError::Disconnected(asked)) = sender.try_send(asked) {
+            question.asked = Some(asked);
+        }
+    }
+
+    /// A thread's life: decides on what waits for the measurement list, once that takes entries again.
+    pub(super) fn judge_unlisted(&self, events: &Mutex<Receiver<Arc<Asked>>>) {
+        while !self.stopping.load(Ordering::Relaxed) {
+            let next = lock(events).recv_timeout(LOOK);
+            let Ok(asked) = next else {
+                continue;
+            };
+            let mut free = false;
+            while !free && !self.stopping.load(Ordering::Relaxed) {
+                free = self.checker.log().wait_until_free(LOOK);
+            }
+            let question = Question { asked: Some(asked), shared: self };
+            // A panic is a bug of ours, as for the others.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.handle(question, false)));
+        }
+    }
+
     /// Decides on one event, and on those for the same file that come meanwhile.
     fn decide(&self, question: Question<'_>, superblock: &Superblock, stat: Stat) {
         let id = InodeId { device: stat.st_dev, inode: stat.st_ino };
@@ -134,9 +166,11 @@ impl Shared {
     /// From the event to the answer.
     fn judge(&self, question: Question<'_>, superblock: &Superblock, stat: Stat) {
         // Answered meanwhile by whoever looks after the deadline: nobody waits for it.
-        let Some(asked) = question.asked.as_ref().filter(|asked| !asked.is_answered()) else {
+        let Some(asked) = question.asked.as_ref().filter(|asked| !asked.is_over()) else {
             return;
         };
+        // What is still to be listed of it is.
+        let answered = asked.is_answered();
         let event = &asked.event;
         if event.tid == 0 {
             // Somebody outside our pid namespace, of whom nothing can be known.
@@ -218,6 +252,12 @@ impl Shared {
         let file = file;
         let access = Access { file: &file, task: &task, created, writes, now };
         let verdict = self.checker.check_by(&policy, &access, &hooks);
+        if verdict == Verdict::Later {
+            return self.leave_to_the_list(question);
+        }
+        if answered {
+            return;
+        }
         if verdict == Verdict::Allow {
             if executes {
                 self.note_interpreter(&file, &access, generation);
@@ -243,7 +283,7 @@ impl Shared {
         // Where that cannot be had it takes the turns that everybody has.
         let _ = threads::take_turns_of(TURN);
         while !self.stopping.load(Ordering::Relaxed) {
-            let next = lock(events).recv_timeout(Duration::from_millis(200));
+            let next = lock(events).recv_timeout(LOOK);
             if let Ok(asked) = next {
                 self.large_progress.moved(self.elapsed());
                 let question = Question { asked: Some(asked), shared: self };

@@ -39,11 +39,23 @@ pub(super) struct Asked {
     /// What it waits for, whose progress is its own as well.
     follows: OnceLock<Arc<Progress>>,
     answered: AtomicBool,
+    /// Whether it waits for the measurement list, which is to have it whatever it was answered meanwhile.
+    unlisted: AtomicBool,
 }
 
 impl Asked {
     pub(super) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody is left who would have anything from a decision.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_answered() && !self.unlisted.load(Ordering::Relaxed)
+    }
+
+    /// From now on it waits for the measurement list.
+    pub(super) fn wait_for_list(&self) {
+        self.unlisted.store(true, Ordering::Relaxed);
     }
 
     /// From now on it gets on when that does.
@@ -123,6 +135,7 @@ impl Shared {
             progress: Progress(AtomicU64::new(self.since_begun(arrived))),
             follows: OnceLock::new(),
             answered: AtomicBool::new(false),
+            unlisted: AtomicBool::new(false),
         };
         let asked = Arc::new(asked);
         self.unanswered.events.shard(&number).insert(number, Arc::clone(&asked));
