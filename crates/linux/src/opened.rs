@@ -87,6 +87,8 @@ pub struct OpenedFile<'a> {
     writer: Option<&'a Arc<AttributeWriter>>,
     /// Whether its label has not followed its content because it could not be written.
     label_is_late: bool,
+    /// What comes before the path that its descriptor shows.
+    place: Vec<u8>,
 }
 
 impl<'a> OpenedFile<'a> {
@@ -117,6 +119,7 @@ impl<'a> OpenedFile<'a> {
             goes_on: None,
             writer: None,
             label_is_late: false,
+            place: Vec::new(),
         })
     }
 
@@ -142,6 +145,7 @@ impl<'a> OpenedFile<'a> {
             goes_on: Some(goes_on),
             writer: None,
             label_is_late: false,
+            place: Vec::new(),
         }
     }
 
@@ -149,6 +153,13 @@ impl<'a> OpenedFile<'a> {
     #[must_use]
     pub(crate) const fn written_by(mut self, writer: &'a Arc<AttributeWriter>) -> Self {
         self.writer = Some(writer);
+        self
+    }
+
+    /// Its path begins with this, before what its descriptor shows.
+    #[must_use]
+    pub(crate) fn in_place(mut self, place: Vec<u8>) -> Self {
+        self.place = place;
         self
     }
 
@@ -480,7 +491,7 @@ impl File for OpenedFile<'_> {
         if self.stat.st_nlink == 0 && path.ends_with(b" (deleted)") {
             path.truncate(path.len() - b" (deleted)".len());
         }
-        path
+        if self.place.is_empty() { path } else { [&self.place[..], &path].concat() }
     }
 
     fn nobody_writes(&self) -> Option<bool> {

@@ -1,6 +1,7 @@
 //! What is told of a running guard: events, reports, metrics, words on standard error; and its policy read again.
 
 use crate::scratch::*;
+use imara_format::hash::HashAlgorithm;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -245,4 +246,24 @@ fn the_service_manager_hears_that_it_is_ready_that_it_gets_on_and_that_it_ends()
     hear("WATCHDOG=1");
     scratch.stop();
     hear("STOPPING=1");
+}
+
+#[test]
+fn a_label_that_may_not_be_written_is_told_by_the_files_whole_path() {
+    let mut scratch = scratch!("a_label_that_may_not_be_written_is_told_by_the_files_whole_path");
+    let place = scratch.on("some").join("where");
+    fs::create_dir_all(&place).unwrap();
+    let path = place.join("file");
+    fs::write(&path, "content\n").unwrap();
+    set_label(&path, &digest_label(&path, HashAlgorithm::Sha256));
+    settle();
+    let policy = "appraise func=FILE_CHECK\nappraise func=SETXATTR_CHECK appraise_algos=sha256\n";
+    scratch.guard_with(policy, "enforce", &["--level", "1"]);
+    assert!(opens(&path));
+    set_label(&path, &digest_label(&path, HashAlgorithm::Sha1));
+    let told = |line: &str| line.contains("op=set_data cause=denied-hash-algorithm");
+    eventually("it is told", PATIENCE, || scratch.audit().lines().any(told));
+    let audit = scratch.audit();
+    let record = audit.lines().find(|line| told(line)).unwrap();
+    assert!(record.contains(&format!("name=\"{}\"", path.display())), "{record}");
 }

@@ -69,6 +69,15 @@ pub fn inode_in(filesystem: &str, kind: i32, bytes: &[u8]) -> Option<u64> {
     }
 }
 
+/// The handle of an inode of a file system of this type whatever its generation, where the type takes such handles.
+///
+/// Source: `ext4_nfs_get_inode`, fs/ext4/super.c; `f2fs_nfs_get_inode`, fs/f2fs/super.c.
+pub fn of_any_generation(filesystem: &str, inode: u64) -> Option<Handle> {
+    let known = ["ext2", "ext3", "ext4", "f2fs"].contains(&filesystem);
+    let inode = u32::try_from(inode).ok().filter(|_| known)?;
+    Some(Handle { kind: 1, bytes: [inode.to_ne_bytes(), [0; 4]].concat() })
+}
+
 /// A descriptor that only names the inode (`O_PATH`): opening it asks nobody.
 ///
 /// # Errors

@@ -147,7 +147,7 @@ impl Shared {
         // Our own open passes. A file that cannot be read or labelled is judged as it is.
         let descriptor = superblock.open(&file.handle).ok()?;
         let opened = OpenedFile::on(descriptor.as_fd(), Arc::clone(&superblock.filesystem)).ok()?;
-        let opened = opened.written_by(&superblock.writer);
+        let opened = opened.written_by(&superblock.writer).in_place(superblock.place_of_handles());
         match file.follows {
             Follows::Content => {
                 let result = self.checker.refresh_after_close(&opened);

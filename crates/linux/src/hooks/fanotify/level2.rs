@@ -247,7 +247,14 @@ impl Shared {
     fn tell_refusal(&self, refusal: &Refusal) {
         let id = InodeId { device: refusal.device, inode: refusal.inode };
         let known = lock(&self.learned.causes).get(&(id, refusal.asked.number())).cloned();
-        let (known, path) = known.map_or((None, refusal.name.clone()), |(cause, path)| (Some(cause), path));
+        let (known, path) = match known {
+            Some((cause, path)) => (Some(cause), path),
+            None => {
+                let superblock = self.superblocks.of(refusal.device);
+                let path = superblock.and_then(|superblock| superblock.path_of_inode(refusal.inode, &refusal.name));
+                (None, path.unwrap_or_else(|| refusal.name.clone()))
+            }
+        };
         let (cause, detail) = match (refusal.why, known) {
             (Why::NotAsked | Why::NoVerdict, Some(cause)) => (cause, String::new()),
             (Why::Signed, _) => (Cause::Immutable, String::new()),

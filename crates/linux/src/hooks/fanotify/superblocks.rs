@@ -9,6 +9,7 @@ use super::question::Asked;
 use super::{Shared, lanes::Lane, lock};
 use crate::attribute_writer::AttributeWriter;
 use crate::mounts::{self, Filesystem, Mount};
+use crate::opened::path_of;
 use crate::sys::fanotify::Mask;
 use crate::sys::identity::{self, Handle};
 use imara_engine::active_policy::ActivePolicy;
@@ -18,6 +19,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -89,7 +91,16 @@ impl Wanted {
 struct Place {
     /// Where it is mounted; `None` when no place is known.
     path: Option<PathBuf>,
-    directory: Option<(Arc<OwnedFd>, Instant)>,
+    directory: Option<Directory>,
+}
+
+/// A directory of it, while that is used.
+#[derive(Debug)]
+struct Directory {
+    descriptor: Arc<OwnedFd>,
+    used: Instant,
+    /// Whether it is on a mount of our own, whose root is what is mounted at the place.
+    detached: bool,
 }
 
 /// One of those who are under way on a file system.
@@ -186,19 +197,36 @@ impl Superblock {
     pub(super) fn directory(&self) -> io::Result<Arc<OwnedFd>> {
         let mut place = lock(&self.place);
         let now = Instant::now();
-        if let Some((directory, used)) = &mut place.directory {
-            *used = now;
-            return Ok(Arc::clone(directory));
+        if let Some(directory) = &mut place.directory {
+            directory.used = now;
+            return Ok(Arc::clone(&directory.descriptor));
         }
         let path = place.path.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-        let directory = match mounts::detached(path) {
-            Ok(directory) if root_of(directory.as_fd())? == self.root => directory,
+        let (directory, detached) = match mounts::detached(path) {
+            Ok(directory) if root_of(directory.as_fd())? == self.root => (directory, true),
             // Something else is mounted over it.
-            _ => mounts::open_named(self.uncovered(path)?.as_fd())?,
+            _ => (mounts::open_named(self.uncovered(path)?.as_fd())?, false),
         };
-        let directory = Arc::new(directory);
-        place.directory = Some((Arc::clone(&directory), now));
-        Ok(directory)
+        let descriptor = Arc::new(directory);
+        place.directory = Some(Directory { descriptor: Arc::clone(&descriptor), used: now, detached });
+        Ok(descriptor)
+    }
+
+    /// What is missing before the path of a file that was opened by its handle, which shows from the root of our own mount.
+    pub(super) fn place_of_handles(&self) -> Vec<u8> {
+        let place = lock(&self.place);
+        let detached = place.directory.as_ref().is_some_and(|directory| directory.detached);
+        let path = place.path.as_ref().filter(|_| detached).map(|path| within_namespace(path)).unwrap_or_default();
+        let bytes = path.into_os_string().into_vec();
+        if bytes == b"/" { Vec::new() } else { bytes }
+    }
+
+    /// The path of an inode that is used just now, where its number is enough to find it and its name is this.
+    pub(super) fn path_of_inode(&self, inode: u64, name: &[u8]) -> Option<Vec<u8>> {
+        let handle = identity::of_any_generation(&self.filesystem.name, inode).filter(|_| self.inodes_in_handles)?;
+        let file = identity::open_path(self.directory().ok()?.as_fd(), handle.kind, &handle.bytes).ok()?;
+        let path = [self.place_of_handles(), path_of(file.as_fd())].concat();
+        path.rsplit(|byte| *byte == b'/').next().is_some_and(|last| last == name).then_some(path)
     }
 
     /// Names the directory that its mark is set by.
@@ -215,7 +243,7 @@ impl Superblock {
     /// Lets go of the directory if it was not used for a while.
     pub(super) fn rest(&self) {
         let mut place = lock(&self.place);
-        if place.directory.as_ref().is_some_and(|(_, used)| used.elapsed() > IDLE) {
+        if place.directory.as_ref().is_some_and(|directory| directory.used.elapsed() > IDLE) {
             place.directory = None;
         }
     }
@@ -261,6 +289,18 @@ impl Superblock {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A path as it is in the mount namespace that it was found in by one of its processes.
+fn within_namespace(path: &Path) -> PathBuf {
+    let mut parts = path.components();
+    let mut part = || parts.next().map(|part| part.as_os_str().to_owned()).unwrap_or_default();
+    match [part(), part(), part(), part()] {
+        [_, proc, pid, root] if proc == "proc" && root == "root" && pid.as_bytes().iter().all(u8::is_ascii_digit) => {
+            Path::new("/").join(parts.as_path())
+        }
+        _ => path.to_owned(),
     }
 }
 
@@ -337,5 +377,24 @@ impl Shared {
             found.unwrap_or_else(|| Arc::new(Superblock::stray(filesystem, number.unwrap_or(device), None)));
         let mut by_stat = self.superblocks.by_stat.write().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(by_stat.entry(device).or_insert(superblock)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_named_as_in_the_namespace_that_it_was_found_in() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("/srv/app", "/srv/app"),
+            ("/proc/12/root/srv/app", "/srv/app"),
+            ("/proc/12/root", "/"),
+            ("/proc/self/root/srv", "/proc/self/root/srv"),
+            ("/srv/12/root/x", "/srv/12/root/x"),
+        ] {
+            assert_eq!(within_namespace(Path::new(path)), Path::new(expected), "{path}");
+        }
     }
 }
