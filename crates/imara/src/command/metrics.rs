@@ -8,7 +8,7 @@
 use serde_json::Value;
 use std::fmt::Write as _;
 
-const SIMPLE: [(&str, &str, &str, &str); 30] = [
+const SIMPLE: [(&str, &str, &str, &str); 31] = [
     ("start_time_seconds", "gauge", "When the guard started, in seconds since 1970.", "/started"),
     ("accesses_total", "counter", "Accesses that the policy was asked about.", "/counts/accesses"),
     (
@@ -54,6 +54,12 @@ const SIMPLE: [(&str, &str, &str, &str); 30] = [
     ),
     ("queue_depth", "gauge", "Accesses that wait for a decision now.", "/kernel/waiting"),
     ("overdue_total", "counter", "Decisions on which nothing moved for too long.", "/kernel/overdue"),
+    (
+        "late_labels",
+        "gauge",
+        "Files whose labels are to be written once their file system takes changes again.",
+        "/kernel/late_labels",
+    ),
     ("ignore_marks_total", "counter", "Inodes that the kernel was told not to ask about.", "/kernel/marks"),
     ("changes_total", "counter", "Changes that the kernel has told of.", "/kernel/changes"),
     ("leases", "gauge", "Read leases that are held.", "/kernel/leases"),

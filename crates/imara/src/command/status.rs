@@ -148,6 +148,10 @@ fn for_people(status: &Value) -> String {
     for directory in status["not_mounted"].as_array().into_iter().flatten() {
         line("not mounted", format!("{}: guarded again as soon as it is mounted", text(&directory["path"])));
     }
+    let late = status["kernel"]["late_labels"].as_u64().unwrap_or_default();
+    if late > 0 {
+        line("labels", format!("{late} wait to be written: their file system takes no changes now (frozen?)"));
+    }
     let policy = &status["policy"];
     let version = policy["version"].as_u64().map_or(String::new(), |version| format!(", version {version}"));
     let signer = policy["signed_by"].as_str().map_or(String::new(), |key| format!(", signed by the key {key}"));

@@ -199,6 +199,7 @@ impl Answers {
                 "overflows": load(&counters.overflows),
                 "waiting": guard.waiting(),
                 "followed": load(&counters.followed),
+                "late_labels": load(&counters.late_labels),
                 "latency": latency_json(&counters.latency),
             });
             (json!(watch), events)

@@ -114,6 +114,11 @@ fn what_was_written_just_before_a_snapshot_is_used_meanwhile_and_labelled_after_
     assert!(before.iter().zip(&written).all(|(before, path)| *before == label_of(path)), "nothing could be written");
     let status = scratch.status();
     assert_eq!(status["kernel"]["overdue"], 0, "{status}");
+    eventually("it is told how many labels wait", PATIENCE, || {
+        scratch.status()["kernel"]["late_labels"] == written.len() + 1
+    });
+    let said = scratch.imara(&["status"]);
+    assert!(text(&said.stdout).contains("labels      51 wait to be written"), "{said:?}");
     // Who comes to write meanwhile passes; what he writes waits for the file system, as it would without a guard.
     let mut writer = appending(&written[0]);
     let writing = thread::spawn(move || writer.write_all(b"and more\n").unwrap());
@@ -127,6 +132,7 @@ fn what_was_written_just_before_a_snapshot_is_used_meanwhile_and_labelled_after_
     for (path, content) in paths.iter().zip(&contents) {
         eventually("the label has followed, with nobody asking", PATIENCE, || is_labelled(path, content));
     }
+    eventually("none waits", PATIENCE, || scratch.status()["kernel"]["late_labels"] == 0);
     assert!(!opens(&wrong));
     assert!(written.iter().chain(&untouched).all(|path| opens(path)) && runs(&program));
     let status = scratch.status();
@@ -254,5 +260,35 @@ fn while_the_list_is_on_a_frozen_file_system_what_it_has_goes_on_and_the_rest_is
             scratch.audit()[audited..].contains(unsigned.to_str().unwrap())
         });
         scratch.stop();
+    }
+}
+
+#[test]
+fn a_guard_that_ends_or_is_killed_while_a_label_waits_holds_up_nobody() {
+    const NAME: &str = "a_guard_that_ends_or_is_killed_while_a_label_waits_holds_up_nobody";
+    for how in [Signal::TERM, Signal::KILL] {
+        let mut scratch = scratch!("a_guard_that_ends_or_is_killed_while_a_label_waits_holds_up_nobody");
+        let [written, wrong] = ["written", "wrong"].map(|name| scratch.data(name, 0));
+        labelled(&written);
+        set_label(&wrong, &digest_label(&written, HashAlgorithm::Sha256));
+        settle();
+        scratch.guard_with("appraise func=FILE_CHECK\n", "enforce", &["--deadline", "20s", "--level", "1"]);
+        let mut writer = appending(&written);
+        writer.write_all(b"more\n").unwrap();
+        let content = fs::read(&written).unwrap();
+        let frozen = match Frozen::new(&scratch.mnt) {
+            Ok(frozen) => frozen,
+            Err(reason) => return println!("skipped: {NAME}: {reason}"),
+        };
+        drop(writer);
+        assert!(opens(&written) && !opens(&wrong), "{how:?}");
+        signal(how, scratch.pid());
+        eventually("nothing is guarded any more", PATIENCE, || opens(&wrong));
+        assert!(opens(&written), "{how:?}");
+        frozen.thaw();
+        scratch.guards.last().unwrap().end().expect("it is gone");
+        assert!(is_labelled(&written, &content), "{how:?}: the one that was being written");
+        scratch.guard_with("appraise func=FILE_CHECK\n", "enforce", &["--level", "1"]);
+        assert!(opens(&written) && !opens(&wrong), "{how:?}");
     }
 }

@@ -159,6 +159,8 @@ pub struct Counters {
     pub overflows: AtomicU64,
     /// File systems that were taken under watch.
     pub followed: AtomicU64,
+    /// Files whose labels wait until they can be written.
+    pub late_labels: AtomicU64,
     /// How long events waited for their answers.
     pub latency: Latency,
 }

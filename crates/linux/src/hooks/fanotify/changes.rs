@@ -134,6 +134,7 @@ impl Shared {
                     late.extend(self.relabel(file));
                 }
             }
+            self.counters.late_labels.store(late.files.len() as u64, Ordering::Relaxed);
         }
     }
 
