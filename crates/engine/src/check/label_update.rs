@@ -20,7 +20,7 @@ use super::steps::{ATTEMPTS, SIGNATURE};
 use super::{Access, Checker, File};
 use crate::appraise::Requirement;
 use crate::cache::{InodeId, Record, Stamp, is_settled};
-use crate::evm;
+use crate::evm::{self, Evm};
 use crate::policy::{Decision, Slot};
 use imara_format::hash::{Digest, HashAlgorithm};
 use imara_format::label;
@@ -317,7 +317,7 @@ impl Checker {
                 && self.is_coming(id, |coming| label.as_deref().is_some_and(|label| coming.verdict.is_by(label)))
             {
                 // Ours, which was written after nobody waited for it any more.
-                let _ = evm.relabel(file);
+                self.relabel_for_evm(evm, file)?;
             }
             return Ok(false);
         }
@@ -343,10 +343,13 @@ impl Checker {
     /// Writes a digest label; EVM's follows, whatever it was.
     pub(super) fn write_label(&self, file: &dyn File, digest: &Digest) -> io::Result<()> {
         file.set_xattr("security.ima", &label::encode_digest(digest))?;
-        if let Some(evm) = &self.evm {
-            // Where it cannot be written the file fails at its next use, and says why.
-            let _ = evm.relabel(file);
-        }
-        Ok(())
+        self.evm.as_ref().map_or(Ok(()), |evm| self.relabel_for_evm(evm, file))
+    }
+
+    /// EVM's label follows; `TimedOut` where that may have to be done again.
+    fn relabel_for_evm(&self, evm: &Evm, file: &dyn File) -> io::Result<()> {
+        // Where it cannot be written the file fails at its next use, and says why.
+        let _ = evm.relabel(file);
+        if file.writes_wait() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 }
