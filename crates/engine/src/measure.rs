@@ -129,6 +129,8 @@ pub struct Counts {
     pub extends: u64,
     /// How long it took for them.
     pub extending: Duration,
+    /// How long an entry has been waiting to be written, where nobody waits for it any more.
+    pub waiting: Option<Duration>,
 }
 
 /// The same, for whoever asks while an entry waits for the TPM.
@@ -141,6 +143,8 @@ struct Counters {
     extends: AtomicU64,
     /// In nanoseconds.
     extending: AtomicU64,
+    /// Since when an entry is being written, in milliseconds after the list was begun; 0 where none is.
+    writing: AtomicU64,
 }
 
 /// The measurement list of this boot.
@@ -152,6 +156,7 @@ pub struct MeasurementLog {
     written: Condvar,
     /// Told when the TPM is back from being given what it missed.
     back: Condvar,
+    begun: Instant,
     known: Known,
     /// What an entry is hashed with: SHA-1, which is listed; the default hash, which tells known entries; the TPM's banks.
     algorithms: Vec<HashAlgorithm>,
@@ -220,6 +225,7 @@ impl MeasurementLog {
             file: Mutex::new(ListFile { store, record: Vec::new() }),
             written: Condvar::new(),
             back: Condvar::new(),
+            begun: Instant::now(),
             known: Known::default(),
             algorithms,
             counters,
@@ -283,7 +289,9 @@ impl MeasurementLog {
         digests: &[Digest],
         listed: impl FnOnce(),
     ) -> Result<(), MeasureError> {
-        state.writing = Some(Instant::now());
+        let now = Instant::now();
+        state.writing = Some(now);
+        self.counters.writing.store(now.duration_since(self.begun).as_millis().max(1) as u64, Ordering::Relaxed);
         drop(state);
         let written = {
             let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -294,6 +302,7 @@ impl MeasurementLog {
         };
         let mut state = self.state();
         state.writing = None;
+        self.counters.writing.store(0, Ordering::Relaxed);
         let result = written.map_err(MeasureError::from).and_then(|()| {
             state.counters.entries.fetch_add(1, Ordering::Relaxed);
             state.counters.violations.fetch_add(entry.is_violation().into(), Ordering::Relaxed);
@@ -439,7 +448,10 @@ impl MeasurementLog {
     /// How far the list has come. Never waits for the TPM.
     pub fn counts(&self) -> Counts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let since = Duration::from_millis(load(&self.counters.writing));
+        let waiting = (!since.is_zero()).then(|| self.begun.elapsed().saturating_sub(since));
         Counts {
+            waiting: waiting.filter(|waiting| *waiting >= WRITING),
             entries: load(&self.counters.entries),
             violations: load(&self.counters.violations),
             unextended: load(&self.counters.unextended),

@@ -192,6 +192,12 @@ fn for_people(status: &Value) -> String {
             text(&list["path"])
         ),
     );
+    if let Some(seconds) = list["waits"].as_f64() {
+        line(
+            "",
+            format!("takes no entries for {seconds:.0} s now: its file system is frozen, or its disk does not answer"),
+        );
+    }
     line("chain", text(&list["chain"]));
     if list["departure"].is_string() {
         line("", format!("broken since: {}", text(&list["departure"])));

@@ -239,6 +239,7 @@ impl Answers {
                 "entries": counts.entries,
                 "violations": counts.violations,
                 "not_in_tpm": counts.unextended,
+                "waits": counts.waiting.map(|waiting| waiting.as_secs_f64()),
                 "departure": checker.log().departure().map(|why| why.to_string()),
                 "chain": self.broken_since.get().map_or_else(|| self.about["chain"].clone(), |why| json!(format!("broken: {why}"))),
             },

@@ -229,6 +229,9 @@ fn while_the_list_is_on_a_frozen_file_system_what_it_has_goes_on_and_the_rest_is
         eventually("they wait", PATIENCE, || {
             deadline != "60s" || scratch.status()["kernel"]["waiting"] == opening.len()
         });
+        eventually("it is told", PATIENCE, || scratch.status()["list"]["waits"].is_f64());
+        let said = scratch.imara(&["status"]);
+        assert!(text(&said.stdout).contains("takes no entries for "), "{case}: {said:?}");
         for round in 0..5 {
             // Asked about again, as other files that have the same content.
             for (number, path) in listed.iter().enumerate() {
@@ -254,6 +257,7 @@ fn while_the_list_is_on_a_frozen_file_system_what_it_has_goes_on_and_the_rest_is
         assert!(listed.iter().chain(&more).all(|path| opens(path)), "{case}");
         let status = scratch.status();
         assert_eq!(status["counts"]["errors"], 0, "{case}: {status}");
+        assert!(status["list"]["waits"].is_null(), "{case}: {status}");
         assert_eq!(status["list"]["entries"], 1 + listed.len() + more.len(), "{case}: {status}");
         scratch.proven();
         eventually("what was refused meanwhile is on record", PATIENCE, || {
