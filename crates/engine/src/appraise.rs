@@ -63,6 +63,8 @@ pub enum Cause {
     Overdue,
     /// The kernel was to use it without asking, and nobody had judged it for that.
     NoVerdict,
+    /// What is mapped already was to be made executable, and lacks what it needs for that.
+    FailedMprotect,
     /// It is the guard's own.
     Protected,
 }
@@ -99,6 +101,7 @@ impl Cause {
             Self::Writers => "mmapped_writers",
             Self::Overdue => "no-decision-in-time",
             Self::NoVerdict => "no-verdict",
+            Self::FailedMprotect => "failed-mprotect",
             Self::Protected => "protected",
         }
     }

@@ -469,6 +469,7 @@ impl<'a> Quiet<'a> {
             | Cause::MeasureFailed
             | Cause::Overdue
             | Cause::NoVerdict
+            | Cause::FailedMprotect
             | Cause::Protected => Some(detail.to_owned()),
             Cause::InvalidHash => self.not_read.get().cloned(),
             Cause::InvalidSignature => match self.label().map(Signature::parse) {

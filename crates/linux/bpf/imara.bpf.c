@@ -57,7 +57,7 @@ SEC("lsm/file_mprotect") int protect_mapping(u64 *arguments)
 	if (!file)
 		return 0;
 	comes_into_process(file->f_inode);
-	return check(file, MMAP);
+	return check_as(file, MMAP, MMAP | MPROTECT);
 }
 
 SEC("lsm/kernel_read_file") int kernel_reads(u64 *arguments)

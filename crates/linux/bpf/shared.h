@@ -61,6 +61,7 @@ struct alive {
 #define GUARDS_PROGRAM 16384	// what the guard's programs are made of
 #define UNSETTLED 32768		// when it was judged, a change of attributes had been counted that may not have been made yet
 #define BELOW 65536		// on an overlay: another inode holds the data
+#define MPROTECT 131072		// in a record: MMAP, of what is mapped already
 
 // Beside an inode, written by the guard alone.
 struct verdict {
@@ -104,7 +105,7 @@ struct changes {
 
 // What is told.
 struct record {
-	u32 asked;		// one of the bits above; 0 for what is not about a verdict
+	u32 asked;		// one of the bits above, or MMAP and MPROTECT; 0 for what is not about a verdict
 	u32 why;
 	u32 process;
 	u32 thread;

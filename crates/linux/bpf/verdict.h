@@ -71,7 +71,7 @@ INLINE void count(u32 which)
 INLINE int refuse_label(u32 asked, u32 why, struct inode *inode, struct dentry *dentry, u32 algorithm)
 {
 	// As IMA and EVM answer.
-	int error = asked ? -EACCES : -EPERM;
+	int error = asked && !(asked & MPROTECT) ? -EACCES : -EPERM;
 	count(0);
 	struct record *record = ring_reserve(&records, sizeof(*record), 0);
 	if (!record) {
@@ -239,7 +239,8 @@ INLINE u32 asked_on(struct settings *set, struct inode *inode, u32 asked)
 	return set->elsewhere & asked ? ELSEWHERE : 0;
 }
 
-INLINE int check(struct file *file, u32 asked)
+// `told` is what a record of a refusal says that was asked.
+INLINE int check_as(struct file *file, u32 asked, u32 told)
 {
 	struct settings *set = in_force();
 	if (!set || !(set->flags & ENFORCE))
@@ -256,11 +257,16 @@ INLINE int check(struct file *file, u32 asked)
 	if (acts_for_guard(process))
 		return 0;
 	if (wanted & ELSEWHERE)
-		return refuse(asked, NOT_WATCHED, inode, file->f_path.dentry);
+		return refuse(told, NOT_WATCHED, inode, file->f_path.dentry);
 	u32 why = judge(set, file, inode, asked, process);
 	if (!why)
 		return 0;
-	return refuse(asked, why, inode, file->f_path.dentry);
+	return refuse(told, why, inode, file->f_path.dentry);
+}
+
+INLINE int check(struct file *file, u32 asked)
+{
+	return check_as(file, asked, asked);
 }
 
 // Whether it is the guard's own, one of `kinds`, and somebody else is about to change it.

@@ -114,7 +114,8 @@ const fn op(func: Func, cause: Cause) -> &'static str {
         | Cause::NoVerityDigest
         | Cause::InvalidVerityDigest
         | Cause::DeniedHashAlgorithm
-        | Cause::UnavailableHashAlgorithm => "collect_data",
+        | Cause::UnavailableHashAlgorithm
+        | Cause::FailedMprotect => "collect_data",
         Cause::Writers => "mmap_file",
         Cause::MissingHash
         | Cause::ImaSignatureRequired
@@ -259,6 +260,7 @@ mod tests {
             (Cause::CollectFailed, "op=collect_data cause=failed "),
             (Cause::NoVerityDigest, "op=collect_data cause=no-verity-digest "),
             (Cause::DeniedHashAlgorithm, "op=collect_data cause=denied-hash-algorithm "),
+            (Cause::FailedMprotect, "op=collect_data cause=failed-mprotect "),
             (Cause::Writers, "op=mmap_file cause=mmapped_writers "),
         ] {
             let line = line(&data(cause, b"/etc/a b"), Some("a b"));

@@ -223,6 +223,7 @@ fn why(appraisal: &Appraisal, cause: Option<Cause>, explanation: &Explanation) -
             | Cause::Writers
             | Cause::Overdue
             | Cause::NoVerdict
+            | Cause::FailedMprotect
             | Cause::Protected
             | Cause::UnavailableHashAlgorithm,
             _,
@@ -252,6 +253,7 @@ pub fn remedy(cause: Cause, path: &Path, allowed: Option<HashAlgorithm>) -> Stri
         Cause::CollectFailed => format!("sha256sum {file}    # tells why it cannot be read"),
         Cause::MeasureFailed => "imara status    # tells where the list is: is its file system full?".into(),
         Cause::Overdue => "imara status    # tells what is waited for".into(),
+        Cause::FailedMprotect => format!("imara explain {file}    # tells what it lacks"),
         Cause::NoVerdict => format!("imara explain {file}    # and try it again: the guard has judged it meanwhile"),
         Cause::Protected => "imara status    # it is the guard's own, which nobody else may change".into(),
         Cause::MissingHmac => {

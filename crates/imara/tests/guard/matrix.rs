@@ -384,13 +384,6 @@ fn compare(scratch: &mut Scratch, boot: &str, mode: &str, least: usize) {
             let kinds = ["appraise_data/", "collect_data/", "set_data/"].into_iter();
             kinds.filter_map(|kind| record.strip_prefix(kind)).next().map(str::to_owned)
         });
-        // The kernel cannot appraise there; the guard looks its verdict up, and says what the file lacks.
-        let expected = match (kind, name) {
-            (Kind::Protect, "m-none") => Some("missing-hash".into()),
-            (Kind::Protect, "m-badhash") => Some("invalid-hash".into()),
-            (Kind::Protect, "m-unksig") => Some("invalid-signature".into()),
-            _ => expected,
-        };
         let expected_refused = columns[3].contains("-1 E") && (level_2() || !WRITTEN.contains(&number));
         let mut attempt = || {
             let refused = match perform(scratch, kind, &scratch.on(name)) {

@@ -43,6 +43,8 @@ impl Bits {
     pub const UNSETTLED: Self = Self(32768);
     /// On an overlay: another inode holds the data.
     pub const BELOW: Self = Self(65536);
+    /// In a record: what was to be made executable is mapped already.
+    const MPROTECT: Self = Self(131_072);
 
     /// Both of two.
     #[must_use]
@@ -267,6 +269,8 @@ impl Why {
 pub struct Refusal {
     /// What was asked.
     pub asked: Bits,
+    /// Whether what was to be mapped executable is mapped already.
+    pub by_mprotect: bool,
     /// Why it was refused.
     pub why: Why,
     /// The process.
@@ -295,9 +299,11 @@ impl Refusal {
         let text = |from: usize, to: usize| {
             bytes.get(from..to).map(|text| text.split(|byte| *byte == 0).next().unwrap_or_default().to_vec())
         };
+        let asked = Bits(word(bytes, 0)?);
         let why = (word(bytes, 4)? as usize).checked_sub(1)?;
         Some(Self {
-            asked: Bits(word(bytes, 0)?),
+            asked: asked.without(Bits::MPROTECT),
+            by_mprotect: asked.contains(Bits::MPROTECT),
             why: *Why::ALL.get(why)?,
             process: word(bytes, 8)?.cast_signed(),
             thread: word(bytes, 12)?.cast_signed(),

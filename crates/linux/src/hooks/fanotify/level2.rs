@@ -263,6 +263,12 @@ impl Shared {
             (Why::LabelDenied | Why::LabelUnavailable, _) => self.refused_label(refusal),
             (why, _) => (Cause::NoVerdict, why.words().into()),
         };
+        // Whatever it lacks: the kernel has one cause for all of that.
+        let (cause, detail) = match refusal.by_mprotect {
+            true if detail.is_empty() => (Cause::FailedMprotect, cause.words().into()),
+            true => (Cause::FailedMprotect, detail),
+            false => (cause, detail),
+        };
         let func = match refusal.asked {
             Bits::LABEL => Func::SetxattrCheck,
             asked => USES.iter().find(|(bits, _)| *bits == asked).map_or(Func::FileCheck, |(_, funcs)| funcs[0]),
