@@ -58,6 +58,12 @@ impl Bits {
         Self(self.0 & !other.0)
     }
 
+    /// What is in it and in `other`.
+    #[must_use]
+    pub const fn only(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// As the kernel's side has it.
     pub const fn number(self) -> u32 {
         self.0

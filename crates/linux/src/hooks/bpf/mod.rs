@@ -107,31 +107,45 @@ impl Look {
         self.before.is_some_and(|before| before.bits.contains(bits))
     }
 
-    /// What is put beside the inode that has `passed` since: with what it had passed before, if it is in the same state.
-    fn verdict(&self, passed: Bits, stat: &Stat, stamped: bool) -> Verdict {
+    /// What it had passed before, and has passed in the state that it is in now.
+    pub fn kept(&self, stat: &Stat) -> Bits {
         let altered = (stat.st_ctime, stat.st_ctime_nsec as u32);
         let modified = (stat.st_mtime, stat.st_mtime_nsec as u32);
-        let before = self.before.filter(|before| {
+        let Some(before) = self.before.filter(|before| {
             (before.epoch == self.epoch || before.bits.contains(Bits::LASTING))
-                && before.changes == self.changes
+                && before.changes.content == self.changes.content
                 // What is changed in a layer beneath an overlay is not counted there.
                 && (before.modified, before.size) == (modified, stat.st_size)
-                // What was only counted then may have been made since.
-                && (before.altered == altered || !before.bits.contains(Bits::UNSETTLED))
-        });
+        }) else {
+            return Bits::NONE;
+        };
+        let kept = before.bits.without(Bits::UNSETTLED);
+        // What was only counted then may have been made since.
+        if before.changes == self.changes && (before.altered == altered || !before.bits.contains(Bits::UNSETTLED)) {
+            return kept;
+        }
+        // Its attributes have changed just now, and not its content. Somebody may be on his way to execute it who was let go on a moment ago;
+        // whoever comes next is asked about, as always.
+        if self.unsettled { kept.only(Bits::EXEC) } else { Bits::NONE }
+    }
+
+    /// What is put beside the inode that has `passed` since, with what is kept. Whether all of that is for everybody is said by `passed`, but for
+    /// what lasts.
+    fn verdict(&self, passed: Bits, stat: &Stat, stamped: bool) -> Verdict {
         let stamp = match (stamped, self.unsettled) {
             (true, true) => Bits::STAMPED.and(Bits::UNSETTLED),
             (true, false) => Bits::STAMPED,
             (false, _) => Bits::NONE,
         };
-        let kept = before.map_or(Bits::NONE, |before| before.bits.without(Bits::UNSETTLED));
+        let kept = self.kept(stat);
+        let kept = if kept.contains(Bits::LASTING) { kept } else { kept.without(Bits::EVERYBODY) };
         Verdict {
             bits: kept.and(passed).and(stamp),
             changes: self.changes,
             epoch: self.epoch,
-            modified,
+            modified: (stat.st_mtime, stat.st_mtime_nsec as u32),
             size: stat.st_size,
-            altered,
+            altered: (stat.st_ctime, stat.st_ctime_nsec as u32),
         }
     }
 }
@@ -574,6 +588,34 @@ mod tests {
                 Look { unsettled: true, ..fresh },
                 true,
                 both.and(Bits::STAMPED).and(Bits::UNSETTLED),
+            ),
+            (
+                "attributes changed just now, while somebody was on his way to execute it",
+                Some(Verdict { bits: before.bits.and(Bits::MMAP).and(Bits::EVERYBODY), ..before }),
+                Look { unsettled: true, changes: Changes { attributes: 3, ..changes }, ..fresh },
+                true,
+                both.and(Bits::STAMPED).and(Bits::UNSETTLED),
+            ),
+            (
+                "attributes changed",
+                Some(before),
+                Look { changes: Changes { attributes: 3, ..changes }, ..fresh },
+                true,
+                Bits::OPEN.and(Bits::STAMPED),
+            ),
+            (
+                "what was for everybody, with what is not",
+                Some(Verdict { bits: before.bits.and(Bits::EVERYBODY), ..before }),
+                fresh,
+                true,
+                both.and(Bits::STAMPED),
+            ),
+            (
+                "what lasts is for everybody",
+                Some(Verdict { bits: before.bits.and(Bits::EVERYBODY).and(Bits::LASTING), ..before }),
+                fresh,
+                true,
+                both.and(Bits::STAMPED).and(Bits::EVERYBODY).and(Bits::LASTING),
             ),
             ("that was never made", Some(unsettled), fresh, true, both.and(Bits::STAMPED)),
             ("that was made afterwards", Some(earlier(unsettled)), fresh, true, Bits::OPEN.and(Bits::STAMPED)),

@@ -190,9 +190,11 @@ impl Shared {
             passed = passed.and(Bits::PORTABLE);
         }
         if level2.on_death() == OnDeath::Refuse {
+            // Those that it has passed before as well: for everybody is all of them or nothing.
+            let uses = passed.and(look.kept(&file.stat));
             let asked: Vec<Func> = USES
                 .iter()
-                .filter(|(bits, _)| passed.contains(*bits))
+                .filter(|(bits, _)| uses.contains(*bits))
                 .flat_map(|(_, funcs)| funcs.iter().copied())
                 .collect();
             if self.checker.left_to_do(&self.checker.policy(), file, self.checker.known(file).as_ref(), &asked)
