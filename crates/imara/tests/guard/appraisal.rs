@@ -8,7 +8,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
 
 #[test]
 fn only_a_program_whose_signature_verifies_is_run_whatever_its_label_holds() {
@@ -121,7 +120,7 @@ fn the_mode_says_what_a_failed_appraisal_leads_to_and_is_switched_at_run_time() 
     let last = &status["recent"][0];
     assert_eq!((last["path"].as_str(), last["refused"].as_bool()), (unsigned.to_str(), Some(false)), "{last}");
     assert_eq!((last["cause"].as_str(), last["func"].as_str()), (Some("missing-hash"), Some("BPRM_CHECK")), "{last}");
-    eventually("the audit log has it", Duration::from_secs(5), || scratch.audit().contains("missing-hash"));
+    eventually("the audit log has it", PATIENCE, || scratch.audit().contains("missing-hash"));
     let audit = scratch.audit();
     let record = audit.lines().find(|line| line.contains(unsigned.to_str().unwrap())).unwrap();
     for words in ["type=INTEGRITY_DATA msg=audit(", " uid=0 ", "op=appraise_data cause=missing-hash", "res=1"] {
@@ -138,7 +137,7 @@ fn the_mode_says_what_a_failed_appraisal_leads_to_and_is_switched_at_run_time() 
     assert_eq!(label(&unlabelled), Some(digest_label(&unlabelled, HashAlgorithm::Sha256)));
     assert_eq!(label(&others).unwrap()[0], 3, "a signature is not written over");
     scratch.switch("enforce");
-    eventually("what was fixed passes", Duration::from_secs(1), || runs(&unlabelled));
+    eventually("what was fixed passes", PATIENCE, || runs(&unlabelled));
     assert!(!runs(&others) && !runs(&unsigned));
 
     scratch.switch("off");
@@ -169,14 +168,12 @@ fn a_signed_file_is_not_opened_for_writing_and_a_new_one_is() {
     assert_eq!(scratch.open_as(0, libc_flags("O_WRONLY"), &digest, 1), 0, "a digest label is no promise");
     let new = scratch.on("new");
     fs::write(&new, "new").unwrap();
-    eventually("what has been made is labelled at its last close", Duration::from_secs(2), || opens(&new));
+    eventually("what has been made is labelled at its last close", PATIENCE, || opens(&new));
     for file in [&new, &digest] {
         File::options().append(true).open(file).and_then(|mut file| file.write_all(b"more")).unwrap();
         assert!(opens(file), "the label follows what a writer who may write has written: {}", file.display());
         let expected = digest_label(file, HashAlgorithm::Sha256);
-        eventually("the label is the content's digest", Duration::from_secs(2), || {
-            label(file) == Some(expected.clone())
-        });
+        eventually("the label is the content's digest", PATIENCE, || label(file) == Some(expected.clone()));
     }
     assert!(scratch.alive());
 }
@@ -225,7 +222,7 @@ fn an_explanation_names_everything_and_its_remedy_works_as_typed() {
         let typed = remedy.replace("/etc/keys/privkey_ima.pem", key.to_str().unwrap());
         let folder = Path::new(IMARA).parent().unwrap().display();
         shell(&format!("PATH='{folder}':$PATH; {typed}"));
-        eventually("the remedy helps", Duration::from_secs(1), || runs(path));
+        eventually("the remedy helps", PATIENCE, || runs(path));
         assert_eq!(scratch.imara(&["explain", name]).status.code(), Some(0));
     }
     let missing = scratch.imara(&["explain", "/no/such/file"]);

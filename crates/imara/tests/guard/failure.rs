@@ -198,7 +198,8 @@ fn a_list_that_was_changed_is_not_given_to_a_software_tpm_that_had_died() {
     let mut scratch = scratch!("a_list_that_was_changed_is_not_given_to_a_software_tpm_that_had_died");
     let programs = ["one", "two"].map(|name| scratch.signed_program(name));
     settle();
-    scratch.guard(SIGNED_PROGRAMS, "enforce");
+    // At level 2 nobody but the guard may change its list.
+    scratch.guard_with(SIGNED_PROGRAMS, "enforce", &["--protection", "off"]);
     assert!(runs(&programs[0]));
     scratch.proven();
     change_a_byte(&scratch.run.join("measurements"));
@@ -326,12 +327,18 @@ fn a_list_whose_file_system_went_read_only_refuses_what_would_have_to_be_listed(
     assert!(runs(&listed), "what is listed already");
     let recent = scratch.status()["recent"][0].clone();
     assert_eq!(recent["cause"], "measurement-failed", "{recent}");
-    assert!(recent["detail"].as_str().is_some_and(|why| why.contains("Read-only")), "{recent}");
+    // Which of them is the kernel's choice.
+    let tells = |said: &str| said.contains("Read-only") || said.contains("Input/output error");
+    assert!(recent["detail"].as_str().is_some_and(tells), "{recent}");
     scratch.switch("log");
     assert!(runs(&new), "in log mode it goes on");
-    assert_eq!(scratch.list().len(), 2, "no entry is broken, and none is there that was not whole");
+    let shown = scratch.imara(&["measurement", "show", "--ascii"]);
+    // Linux 6.12 does not let such a file system be read any more, either.
+    let is_read = !text(&shown.stderr).contains("Input/output error");
+    let entries = text(&shown.stdout).lines().count();
+    assert!(!is_read || entries == 2, "no entry is broken, and none is there that was not whole: {shown:?}");
     signal(Signal::TERM, scratch.pid());
     let ended = scratch.guards.last().unwrap().end().expect("it ends");
     assert_eq!(ended.code(), Some(1), "it cannot note that it ended in order: {}", scratch.said());
-    assert!(scratch.said().contains("Read-only"), "{}", scratch.said());
+    assert!(tells(&scratch.said()), "{}", scratch.said());
 }

@@ -418,7 +418,8 @@ fn whoever_asks_or_switches_the_mode_does_not_wait_for_a_policy_that_is_being_lo
     let policy = write_policy(&scratch, "next", "appraise func=BPRM_CHECK\naudit func=BPRM_CHECK\n");
     // Hashing it takes a while, and it is judged before the load, as it runs. Whoever waited for the load would find it at
     // its end whatever the size; a machine that is fast, or busy, needs the larger one.
-    let answered_meanwhile = ["3G", "12G"].into_iter().any(|size| {
+    let sizes = if level_2() { ["256M", "1G"] } else { ["3G", "12G"] };
+    let answered_meanwhile = sizes.into_iter().any(|size| {
         let running = scratch.on(size);
         copy("/bin/sleep", &running);
         must(command("truncate").args(["--size", size]).arg(&running));
@@ -463,7 +464,8 @@ fn a_program_from_before_a_replacement_excuses_no_interpreter_after_it() {
     let strict = write_policy(&scratch, "strict", SIGNED_PROGRAMS);
     for (mode, rules) in [("enforce", UNSIGNED_PROGRAMS), ("log", SIGNED_PROGRAMS)] {
         // Long to hash, so that it is judged while the rules, or the mode, change; longer where that was not enough.
-        let judged_meanwhile = ["2G", "8G"].into_iter().any(|size| {
+        let sizes = if level_2() { ["256M", "1G"] } else { ["2G", "8G"] };
+        let judged_meanwhile = sizes.into_iter().any(|size| {
             let name = format!("{mode}-{size}");
             let (program, interpreter) = (scratch.program(&format!("{name}-program")), scratch.program(&name));
             set_interpreter(&program, &interpreter);

@@ -8,7 +8,6 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Child;
-use std::time::Duration;
 
 #[test]
 fn the_conditions_of_a_rule_decide_what_is_measured() {
@@ -111,7 +110,7 @@ fn audit_hash_and_the_exceptions_do_what_they_say() {
         let file = format!("file=\"{}\"", path.display());
         scratch.audit().lines().filter(|line| line.starts_with("type=INTEGRITY_RULE") && line.contains(&file)).count()
     };
-    eventually("the record of the program that ran", Duration::from_secs(5), || rules(&signed) > 0);
+    eventually("the record of the program that ran", PATIENCE, || rules(&signed) > 0);
     assert_eq!((rules(&signed), rules(&excepted)), (1, 0), "{}", scratch.audit());
     let digest = crypto::hash(HashAlgorithm::Sha256, &[&fs::read(&signed).unwrap()]).unwrap();
     assert!(scratch.audit().contains(&format!("hash=\"{digest}\"")), "{}", scratch.audit());

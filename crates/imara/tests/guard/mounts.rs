@@ -132,9 +132,9 @@ fn each_kind_of_file_system_is_guarded_and_every_change_is_seen() {
         shell(&format!("echo more >> '{}'", files[0].display()));
         assert!(!opens(&files[0]), "{kind}: appended to");
         Mapping::new(&scratch, 0, &files[1]).store();
-        eventually(&format!("{kind}: stored to by root"), Duration::from_secs(2), || !opens(&files[1]));
+        eventually(&format!("{kind}: stored to by root"), PATIENCE, || !opens(&files[1]));
         must(command("setfattr").args(["-x", "security.ima"]).arg(&files[2]));
-        eventually(&format!("{kind}: its label removed"), Duration::from_secs(2), || !opens(&files[2]));
+        eventually(&format!("{kind}: its label removed"), PATIENCE, || !opens(&files[2]));
         must(command("chown").arg("7").arg(&files[3]));
         assert!(opens(&files[3]), "{kind}: still signed");
         fs::write(on("other"), "another\n").unwrap();
@@ -200,7 +200,7 @@ fn a_file_system_is_unmounted_while_it_is_guarded_and_guarded_when_it_is_mounted
     let mnt = scratch.mnt.clone();
     start_guard(&mut scratch, &mnt, SIGNED, &[]);
     for round in 0..5 {
-        eventually("guarded", Duration::from_secs(2), || !runs(&unsigned));
+        eventually("guarded", PATIENCE, || !runs(&unsigned));
         let mounted = || scratch.status()["not_mounted"] == serde_json::json!([]);
         eventually("it is mounted", PATIENCE, mounted);
         assert!(runs(&signed) && users.iter().all(|path| opens(path)), "{round}");
@@ -210,7 +210,7 @@ fn a_file_system_is_unmounted_while_it_is_guarded_and_guarded_when_it_is_mounted
         shell(&format!("echo x > '{}'; chmod 600 '{}'", scratch.on("written").display(), users[0].display()));
         // At the first attempt, with leases held and changes on their way.
         unmount(&mnt);
-        eventually("nothing keeps the file system in use", Duration::from_secs(2), || {
+        eventually("nothing keeps the file system in use", PATIENCE, || {
             must(command("losetup").arg("-j").arg(&image)).stdout.is_empty()
         });
         let gone = |status: serde_json::Value| {
@@ -294,7 +294,7 @@ fn a_verdict_is_not_used_for_another_file_system_that_has_the_same_numbers() {
     settle();
     start_guard(&mut scratch, &mnt, SIGNED, &[]);
     for round in 0..3 {
-        eventually("as it was signed", Duration::from_secs(2), || opens(&file));
+        eventually("as it was signed", PATIENCE, || opens(&file));
         settle();
         assert!(opens(&file) && opens(&file), "{round}");
         for (other, good) in [(&evil, false), (&image, true)] {
@@ -305,7 +305,7 @@ fn a_verdict_is_not_used_for_another_file_system_that_has_the_same_numbers() {
                 mnt = mnt.display(),
                 other = other.display()
             ));
-            eventually("guarded", Duration::from_secs(2), || opens(&file) == good);
+            eventually("guarded", PATIENCE, || opens(&file) == good);
             for _ in 0..10 {
                 assert_eq!(opens(&file), good, "{round}: {}", text(&fs::read(&file).unwrap_or_default()));
             }
@@ -335,7 +335,7 @@ fn what_is_mounted_in_a_named_directory_is_guarded_from_then_on_when_that_is_wan
         program(&later.0, "unsigned");
         let reached = || !runs(&later.0.join("unsigned"));
         if expected {
-            eventually("what is mounted later is guarded", Duration::from_secs(2), reached);
+            eventually("what is mounted later is guarded", PATIENCE, reached);
         } else {
             thread::sleep(Duration::from_millis(200));
             assert!(!reached(), "{follow}");
@@ -349,7 +349,7 @@ fn what_is_mounted_in_a_named_directory_is_guarded_from_then_on_when_that_is_wan
         must(command("mount").arg("--bind").arg(&elsewhere.0).arg(scratch.on("deeper")));
         let deeper = Mounted(scratch.on("deeper"));
         if expected {
-            eventually("what is bound in is guarded", Duration::from_secs(2), || !runs(&deeper.0.join("unsigned")));
+            eventually("what is bound in is guarded", PATIENCE, || !runs(&deeper.0.join("unsigned")));
             assert!(!runs(&elsewhere.0.join("unsigned")), "by whatever path");
         }
         assert!(scratch.alive());

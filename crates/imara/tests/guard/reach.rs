@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::time::Duration;
 
 #[test]
 fn a_library_is_opened_once_it_is_signed_and_nobody_but_root_reads_it_before() {
@@ -38,7 +37,7 @@ fn a_library_is_opened_once_it_is_signed_and_nobody_but_root_reads_it_before() {
     scratch.sign(&[&library]);
     assert_eq!(loads(&scratch), 0, "signed");
     change_a_byte(&library);
-    eventually("the changed library is refused", Duration::from_secs(1), || loads(&scratch) == EPERM);
+    eventually("the changed library is refused", PATIENCE, || loads(&scratch) == EPERM);
     assert!(scratch.alive());
 }
 

@@ -5,7 +5,7 @@ use imara_format::hash::HashAlgorithm;
 use imara_format::label::encode_digest;
 use imara_linux::files;
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, kill_process};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -305,6 +305,11 @@ pub fn level_2() -> bool {
     std::env::var_os("IMARA_TEST_LEVEL").is_some_and(|level| level == "2")
 }
 
+/// How long something takes at most that waits for nothing slow: in a machine that QEMU translates all is slower.
+pub fn soon(seconds: u64) -> Duration {
+    Duration::from_secs(if level_2() { seconds * 6 } else { seconds })
+}
+
 /// The level of [`level_2`] for a guard whose answers are to be that level's, whatever the machine has.
 pub fn level() -> [&'static str; 2] {
     ["--level", if level_2() { "2" } else { "1" }]
@@ -398,6 +403,12 @@ fn process(pid: u32) -> Pid {
 /// Sends a signal by this process itself, which has started the guards: at level 2 nobody else may stop or kill one.
 pub fn signal(signal: Signal, pid: u32) {
     kill_process(process(pid), signal).unwrap_or_else(|error| panic!("{signal:?} to process {pid}: {error}"));
+}
+
+/// Lets a process have no more memory, by this process itself: at level 2 nobody else may limit a guard.
+pub fn leave_no_memory(pid: u32) {
+    let limit = Rlimit { current: Some(4096), maximum: Some(4096) };
+    rustix::process::prlimit(Some(process(pid)), Resource::As, limit).unwrap();
 }
 
 /// Whether a process may kill another one, although it is neither the guard, nor what that has started, nor who has started it.

@@ -174,7 +174,8 @@ static void executes(struct thread *self) {
     int error = run(self, path);
     if (!guarded(before)) return;
     if (bad && !error) claim(self, "unverified u%d\n", number);
-    int busy = number < WRITTEN && (error == EPERM || error == ETXTBSY);
+    /* Level 2 says EACCES. */
+    int busy = number < WRITTEN && (error == EPERM || error == EACCES || error == ETXTBSY);
     if (!bad && error && !busy && error != EAGAIN && error != ENOMEM) claim(self, "refused p%d %d\n", number, error);
     if (!bad && !error && !self->ran[number]) {
         self->ran[number] = 1;

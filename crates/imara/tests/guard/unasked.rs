@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 #[test]
 fn a_file_that_was_judged_is_not_asked_about_until_it_changes() {
@@ -96,7 +95,7 @@ fn a_file_that_was_judged_is_not_asked_about_until_it_changes() {
         assert!(asked < 20, "{what}: asked {asked} times for 1000 opens");
         assert_eq!(scratch.status()["kernel"]["leases"].as_u64().unwrap() > 0, *owner == USER, "{what}");
         change(&scratch, path);
-        eventually(&format!("refused when {what}"), Duration::from_secs(1), || !opens(path));
+        eventually(&format!("refused when {what}"), PATIENCE, || !opens(path));
         for _ in 0..20 {
             assert!(!opens(path), "{what}: stays refused");
         }
@@ -119,12 +118,12 @@ fn a_file_is_asked_about_again_when_its_mode_changes() {
         assert!((0..50).all(|_| opens(&path)));
         assert!(scratch.events() - quiet < 10, "{what}: not asked before");
         shell(&format!("{change} '{}'", path.display()));
-        eventually(&format!("asked again after {what}"), Duration::from_secs(1), || {
+        eventually(&format!("asked again after {what}"), PATIENCE, || {
             let before = scratch.events();
             !opens(&path) || scratch.events() > before
         });
     }
-    eventually("an unlabelled file of the appraised owner is refused", Duration::from_secs(1), || !opens(&path));
+    eventually("an unlabelled file of the appraised owner is refused", PATIENCE, || !opens(&path));
 }
 
 #[test]
@@ -183,5 +182,5 @@ fn roots_own_store_through_a_mapping_is_seen_when_the_mapping_ends() {
     let mut mapping = Mapping::new(&scratch, 0, &path);
     mapping.store();
     drop(mapping);
-    eventually("refused afterwards", Duration::from_secs(1), || !opens(&path));
+    eventually("refused afterwards", PATIENCE, || !opens(&path));
 }
