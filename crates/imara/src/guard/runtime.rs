@@ -125,9 +125,21 @@ impl Runtime {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.recursive(true).create(directory).map_err(failed)?;
         let directory = std::fs::canonicalize(directory).map_err(failed)?;
-        let mut lock = open(&directory.join("lock"))?;
+        let opened = open(&directory.join("lock"));
         // Who has it is a courtesy.
         let pid = std::fs::read_to_string(directory.join("lock")).unwrap_or_default();
+        let runs_already = || {
+            Failure::failed(format_args!("a guard runs already with {} (process {})", directory.display(), pid.trim()))
+                .next("end it first (`kill` that process), or name another directory with --runtime-dir")
+        };
+        let mut lock = match opened {
+            Ok(lock) => lock,
+            // At level 2 nobody but the guard that has it may open it for writing.
+            Err(refused) => {
+                let held = File::open(directory.join("lock")).is_ok_and(|lock| !locked(&lock, &pid));
+                return Err(if held { runs_already() } else { refused });
+            }
+        };
         let mut stuck = false;
         let taken = !locked(&lock, &pid) && {
             // One that was killed, and of which the kernel cannot let a thread go, will not let go of its lock either.
@@ -138,12 +150,7 @@ impl Runtime {
             }
         };
         if taken {
-            return Err(Failure::failed(format_args!(
-                "a guard runs already with {} (process {})",
-                directory.display(),
-                pid.trim()
-            ))
-            .next("end it first (`kill` that process), or name another directory with --runtime-dir"));
+            return Err(runs_already());
         }
         let pid = format!("{}\n", std::process::id());
         lock.set_len(0).and_then(|()| lock.write_all(pid.as_bytes())).map_err(failed)?;
