@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `access.rs` | what is asked about |
 //! | `steps.rs` | from the question to the verdict |
+//! | `listing.rs` | what is listed of a file |
 //! | `for_everybody.rs` | what is left to do for a file, whoever comes |
 //! | `label_update.rs` | labels that follow their content |
 //! | `one_at_a_time.rs` | one label is written by one thread |
@@ -11,6 +12,7 @@
 mod access;
 mod for_everybody;
 mod label_update;
+mod listing;
 mod one_at_a_time;
 mod steps;
 

@@ -6,7 +6,7 @@
 //!
 //! Source: `process_measurement`, security/integrity/ima/ima_main.c.
 
-use super::{Access, Checker, File, Hook, Mode, Verdict, insert};
+use super::{Access, Checker, File, Hook, Mode, Verdict};
 use crate::active_policy::ActivePolicy;
 use crate::appraise::{self, Appraisal, Cause, IntegrityStatus, Requirement};
 use crate::audit::AuditRecord;
@@ -14,23 +14,22 @@ use crate::cache::{Record, Stamp, is_settled};
 use crate::evm;
 use crate::keyring::Keyring;
 use crate::label_writes::LATELY;
-use crate::measure::{Added, Attributes, MeasureError, Measured};
+use crate::measure::MeasureError;
 use crate::policy::{CompiledPolicy, Decision, Event, Slot};
 use crate::trace::{self, Seen};
-use imara_format::evm::XattrList;
-use imara_format::hash::{Digest, HashAlgorithm};
+use imara_format::hash::Digest;
 use imara_format::label;
 use imara_format::policy::{Func, Mask};
-use imara_format::template::{Field, Template};
+use imara_format::template::Template;
 use imara_format::trace::LabelFacts;
 use std::io;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 /// Step 1's result.
-struct Decided {
+pub(super) struct Decided {
     hook: Hook,
-    decision: Decision,
+    pub(super) decision: Decision,
     /// What verdicts went by then (see `Checker::trusted`).
     trusted: u32,
     /// Whether the policy says in which algorithms labels may be written.
@@ -38,21 +37,21 @@ struct Decided {
 }
 
 /// Step 2's result: what is still to do.
-struct Pending<'a> {
-    decided: &'a Decided,
-    record: Record,
-    measure: Option<u32>,
+pub(super) struct Pending<'a> {
+    pub(super) decided: &'a Decided,
+    pub(super) record: Record,
+    pub(super) measure: Option<u32>,
     appraise: bool,
     audit: bool,
 }
 
 /// Step 3's result.
-struct Collected<'a> {
-    pending: Pending<'a>,
-    label: Option<Vec<u8>>,
+pub(super) struct Collected<'a> {
+    pub(super) pending: Pending<'a>,
+    pub(super) label: Option<Vec<u8>>,
     /// Whether that is its first one and late, so that there is nothing yet that EVM protects.
     first: bool,
-    digest: Digest,
+    pub(super) digest: Digest,
 }
 
 /// Step 5's result.
@@ -100,7 +99,7 @@ pub(super) const ATTEMPTS: u32 = 4;
 pub(super) const SIGNATURE: u8 = 3;
 
 /// Why steps 1 to 5 could not be taken.
-enum Trouble {
+pub(super) enum Trouble {
     Collect(io::Error),
     /// There is no fs-verity digest, or it cannot be had.
     Verity(Option<io::Error>),
@@ -288,7 +287,7 @@ impl Checker {
     }
 
     /// The template that a decision measures with.
-    fn template_of(&self, decision: &Decision) -> &Template {
+    pub(super) fn template_of(&self, decision: &Decision) -> &Template {
         decision.template.and_then(|name| Template::built_in(name.name())).unwrap_or(&self.template)
     }
 
@@ -329,82 +328,6 @@ impl Checker {
         let late = access.file.label_is_late().then(|| self.late_label(access.file.id(), &digest)).flatten();
         let first = late.is_some() && label.is_none();
         Ok(Collected { pending, label: late.or(label), first, digest })
-    }
-
-    /// Step 4: the entry, then the PCR; whether the entry is a new one.
-    fn measure(&self, collected: &Collected<'_>, access: &Access<'_>) -> Result<bool, Trouble> {
-        let Some(pcr) = collected.pending.measure else {
-            return Ok(false);
-        };
-        let label = collected.label.as_deref().unwrap_or(&[]);
-        let evm_label = match access.file.xattr("security.evm") {
-            Ok(Some(label)) => label,
-            // Nothing that could be recorded.
-            Ok(None) | Err(_) => Vec::new(),
-        };
-        let path = access.file.path();
-        let template = self.template_of(&collected.pending.decided.decision);
-        let short = self.short_digest(template, collected, access.file).map_err(Trouble::Collect)?;
-        let attributes = self.attributes(template, access.file).map_err(Trouble::Collect)?;
-        let measured = Measured {
-            digest: &collected.digest,
-            verity: collected.pending.record.verity,
-            short: short.as_ref(),
-            path: &path,
-            label,
-            evm_label: &evm_label,
-            attributes: attributes.as_ref(),
-        };
-        match self.log.add(template, pcr, &measured) {
-            Ok(added) => Ok(added == Added::Listed),
-            // The entry stands; that a PCR lacks it shows when the list is verified. The kernel goes on, too.
-            Err(MeasureError::Tpm { .. }) => {
-                self.counters.measure_errors.fetch_add(1, Ordering::Relaxed);
-                Ok(true)
-            }
-            Err(error) => Err(Trouble::Measure(error)),
-        }
-    }
-
-    /// What the template `ima` has room for, where the digest is longer.
-    fn short_digest(
-        &self,
-        template: &Template,
-        collected: &Collected<'_>,
-        file: &dyn File,
-    ) -> io::Result<Option<Digest>> {
-        let short = |algorithm| matches!(algorithm, HashAlgorithm::Sha1 | HashAlgorithm::Md5);
-        if !template.fields.contains(&Field::D) || short(collected.digest.algorithm()) {
-            return Ok(None);
-        }
-        let hash = self.log.hash();
-        file.digest(if short(hash) { hash } else { HashAlgorithm::Sha1 }).map(Some)
-    }
-
-    /// What the template `evm-sig` tells of a file beside its content.
-    fn attributes(&self, template: &Template, file: &dyn File) -> io::Result<Option<Attributes>> {
-        if !template.fields.iter().any(|field| field.is_attribute()) {
-            return Ok(None);
-        }
-        let inode = file.inode().map_err(|error| match error.kind() {
-            io::ErrorKind::Unsupported => {
-                let why =
-                    format!("the template {} tells owner and mode, which are not known here", template.listed_name());
-                io::Error::new(io::ErrorKind::Unsupported, why)
-            }
-            _ => error,
-        })?;
-        let list = self.evm.as_ref().map_or_else(XattrList::debian, |evm| evm.rules().xattrs.clone());
-        let mut attributes = Attributes { uid: inode.uid, gid: inode.gid, mode: inode.mode, xattrs: Vec::new() };
-        for xattr in list.entries() {
-            match file.xattr(&xattr.name) {
-                Ok(Some(value)) => attributes.xattrs.push((xattr.name.clone(), value)),
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Some(attributes))
     }
 
     /// In place of step 5: no label makes up for being on the block list. What is measured is listed as that, too.
@@ -605,27 +528,6 @@ impl Checker {
             return Judged::PASSED;
         }
         self.fail(access, decided.hook, &decided.decision, Cause::Immutable, String::new(), false)
-    }
-
-    /// Once for each writer, as the kernel does since 6.12: or an unprivileged writer could fill the list.
-    fn violation(&self, access: &Access<'_>) -> Result<(), Trouble> {
-        if !insert(&self.violated, access.file.id()) {
-            return Ok(());
-        }
-        let (file, path) = (access.file, access.file.path());
-        let evm_label = file.xattr("security.evm").ok().flatten().unwrap_or_default();
-        let attributes = self.attributes(&self.template, file).ok().flatten();
-        match self.log.add_violation(&self.template, &path, &evm_label, attributes.as_ref()) {
-            Ok(()) => {}
-            Err(MeasureError::Busy) => {
-                self.violated.shard(&file.id()).remove(&file.id());
-                return Err(Trouble::Measure(MeasureError::Busy));
-            }
-            Err(_) => drop(self.counters.measure_errors.fetch_add(1, Ordering::Relaxed)),
-        }
-        let (task, inode) = (access.task.identity(), access.file.id());
-        self.audit.record(AuditRecord::Violation { cause: "open_writers", task, path, inode });
-        Ok(())
     }
 
     /// An error in one of the steps.
