@@ -23,6 +23,7 @@ use imara_format::template::{self, Field, Template};
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -293,16 +294,25 @@ impl MeasurementLog {
         state.writing = Some(now);
         self.counters.writing.store(now.duration_since(self.begun).as_millis().max(1) as u64, Ordering::Relaxed);
         drop(state);
-        let written = {
+        let write = || {
             let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
             let ListFile { store, record } = &mut *file;
             record.clear();
             entry.write_binary(ByteOrder::Little, record);
             store.append(record)
         };
+        // A panic, which is a bug of ours, costs this entry and keeps no other waiting.
+        let written = catch_unwind(AssertUnwindSafe(write));
         let mut state = self.state();
         state.writing = None;
         self.counters.writing.store(0, Ordering::Relaxed);
+        let written = match written {
+            Ok(written) => written,
+            Err(panic) => {
+                self.pass_on(state);
+                resume_unwind(panic)
+            }
+        };
         let result = written.map_err(MeasureError::from).and_then(|()| {
             state.counters.entries.fetch_add(1, Ordering::Relaxed);
             state.counters.violations.fetch_add(entry.is_violation().into(), Ordering::Relaxed);

@@ -105,22 +105,26 @@ impl<'a> OpenedFile<'a> {
     /// # Errors
     /// What fstat(2) says.
     pub fn on(file: BorrowedFd<'a>, filesystem: Arc<Filesystem>) -> io::Result<Self> {
-        Ok(Self {
+        Ok(Self::in_state(file, rustix::fs::fstat(file)?, filesystem))
+    }
+
+    const fn in_state(file: BorrowedFd<'a>, stat: Stat, filesystem: Arc<Filesystem>) -> Self {
+        Self {
             file,
-            stat: rustix::fs::fstat(file)?,
+            stat,
             filesystem,
             elf: OnceCell::new(),
             writers: Writers::Unknown,
             seen: None,
             leasable: Cell::new(false),
             to_be_hashed: false,
-            content: RefCell::default(),
+            content: RefCell::new(None),
             steady: false,
             goes_on: None,
             writer: None,
             label_is_late: false,
             place: Vec::new(),
-        })
+        }
     }
 
     /// The file behind an event, in this state just now, whose reading ends when `goes_on` says so. What is seen of it holds
@@ -131,22 +135,7 @@ impl<'a> OpenedFile<'a> {
         filesystem: Arc<Filesystem>,
         goes_on: &'a dyn Fn() -> bool,
     ) -> Self {
-        Self {
-            file,
-            stat,
-            filesystem,
-            elf: OnceCell::new(),
-            writers: Writers::Unknown,
-            seen: Some(Seen::of(&stat)),
-            leasable: Cell::new(false),
-            to_be_hashed: false,
-            content: RefCell::default(),
-            steady: false,
-            goes_on: Some(goes_on),
-            writer: None,
-            label_is_late: false,
-            place: Vec::new(),
-        }
+        Self { seen: Some(Seen::of(&stat)), goes_on: Some(goes_on), ..Self::in_state(file, stat, filesystem) }
     }
 
     /// Its attributes are written by `writer`, whom nobody waits for when the file system is frozen.

@@ -90,3 +90,21 @@ fn each_entry_is_listed_once_by_however_many_threads_and_none_is_left_waiting() 
     });
     assert_eq!((log.counts().entries, bench.list.paths().len()), (100, 100));
 }
+
+#[test]
+fn a_panic_while_an_entry_is_written_keeps_no_other_entry_waiting() {
+    struct Once(bool, Memory);
+    impl Store for Once {
+        fn append(&mut self, record: &[u8]) -> io::Result<()> {
+            assert!(std::mem::replace(&mut self.0, true), "on purpose");
+            self.1.append(record)
+        }
+    }
+    let list = Memory::default();
+    let log = MeasurementLog::new(Box::new(Once(false, list.clone())), None, HashAlgorithm::Sha256, 10).unwrap();
+    let add = |name: &[u8]| log.add_buffer(name, b"data");
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| add(b"first"))).is_err());
+    assert!(log.wait_until_free(std::time::Duration::ZERO));
+    assert!(add(b"second").is_ok() && add(b"first").is_ok(), "what was not listed is not taken for known");
+    assert_eq!((list.paths().len(), log.counts().entries), (2, 2));
+}

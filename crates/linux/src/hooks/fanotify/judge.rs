@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, TrySendError};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -108,28 +108,13 @@ impl Shared {
     }
 
     /// Leaves a large file to the threads for these.
-    fn leave_to_others(&self, mut question: Question<'_>) {
-        let sender = lock(&self.large).clone();
-        let Some(asked) = question.asked.take() else {
-            return;
-        };
-        asked.follow(&self.large_progress);
-        // Where too many wait already, the question's end answers it.
-        if let Err(TrySendError::Full(asked) | TrySendError::Disconnected(asked)) = sender.try_send(asked) {
-            question.asked = Some(asked);
-        }
+    fn leave_to_others(&self, question: Question<'_>) {
+        leave_to(&self.large, question, |asked| asked.follow(&self.large_progress));
     }
 
     /// Leaves one that cannot be listed now to the threads for these, so that it keeps no other waiting.
-    fn leave_to_the_list(&self, mut question: Question<'_>) {
-        let sender = lock(&self.unlisted).clone();
-        let Some(asked) = question.asked.take() else {
-            return;
-        };
-        asked.wait_for_list();
-        if let Err(TrySendError::Full(asked) | TrySendError::Disconnected(asked)) = sender.try_send(asked) {
-            question.asked = Some(asked);
-        }
+    fn leave_to_the_list(&self, question: Question<'_>) {
+        leave_to(&self.unlisted, question, Asked::wait_for_list);
     }
 
     /// A thread's life: decides on what waits for the measurement list, once that takes entries again.
@@ -267,7 +252,7 @@ impl Shared {
             }
             if !writes && !late && superblock.lane.is_none() {
                 // The next one who opens it sees to a label that is late.
-                self.let_pass(&file, superblock, &policy, interpreter, (generation, now));
+                self.let_pass(&file, superblock, &policy, interpreter, generation, now);
             }
         }
         // What it runs now, before it is let go on.
@@ -319,6 +304,18 @@ impl Shared {
             }
             interpreters.insert(InodeId { device: stat.st_dev, inode: stat.st_ino }, stamp(&stat));
         }
+    }
+}
+
+/// Leaves an event to other threads. Where too many wait already, the question's end answers it.
+fn leave_to(queue: &Mutex<SyncSender<Arc<Asked>>>, mut question: Question<'_>, before: impl FnOnce(&Asked)) {
+    let sender = lock(queue).clone();
+    let Some(asked) = question.asked.take() else {
+        return;
+    };
+    before(&asked);
+    if let Err(TrySendError::Full(asked) | TrySendError::Disconnected(asked)) = sender.try_send(asked) {
+        question.asked = Some(asked);
     }
 }
 

@@ -21,7 +21,8 @@ impl Shared {
         superblock: &Superblock,
         policy: &ActivePolicy,
         interpreter: bool,
-        (generation, now): (u64, i128),
+        generation: u64,
+        now: i128,
     ) {
         // The state that was judged: owner and group are in it as well.
         let before = stamp(&file.stat);
