@@ -28,11 +28,14 @@ int main(int count, char **arguments) {
         if (task->d_name[0] == '.') continue;
         snprintf(path, sizeof path, "/proc/%s/task/%s/comm", arguments[1], task->d_name);
         FILE *comm = fopen(path, "r");
-        if (!comm || !fgets(name, sizeof name, comm)) return 2;
+        /* It has ended meanwhile. */
+        if (!comm) continue;
+        char *read = fgets(name, sizeof name, comm);
         fclose(comm);
+        if (!read) continue;
         name[strcspn(name, "\n")] = 0;
         if (count > 2 && !strcmp(name, arguments[2])) continue;
-        if (ptrace(PTRACE_ATTACH, atoi(task->d_name), 0, 0)) { perror("ptrace"); return 3; }
+        if (ptrace(PTRACE_ATTACH, atoi(task->d_name), 0, 0)) { if (errno == ESRCH) continue; perror("ptrace"); return 3; }
         /* It may be under way to an answer until then. */
         if (waitpid(atoi(task->d_name), 0, __WALL) < 0) { perror("waitpid"); return 4; }
     }
